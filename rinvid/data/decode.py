@@ -1,0 +1,242 @@
+"""Video files to uint8 frames, with PyAV or decord behind one small contract.
+
+A reader is opened, used and closed within one call and is never shared. Frames are cropped and resized one by one
+into a preallocated array, so that no more than one full-size frame is held.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Backend = Literal["auto", "pyav", "decord"]
+Frames = NDArray[np.uint8]
+
+
+class VideoError(ValueError):
+    """A video file that cannot give what was asked of it; the text names the file."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file holds: frames that can be asked for, frames per second, pixels, codec name."""
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    codec: str
+
+
+class VideoReader(ABC):
+    """Contract of a decoder: a context manager over one open file."""
+
+    info: VideoInfo
+
+    @abstractmethod
+    def read(self, indices: Sequence[int]) -> Iterator[Frames]:
+        """The frames of increasing ``indices``, in presentation order, each RGB uint8 (H, W, 3)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the file and the decoder."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class PyAVReader(VideoReader):
+    """Reads with PyAV: seeks to the key frame before the first frame wanted and decodes on from there."""
+
+    def __init__(self, path: Path) -> None:
+        import av
+
+        # FFmpeg's own log lines go through Python's lock and say nothing that the error does not.
+        av.logging.set_level(None)
+        self._container = av.open(str(path))
+        if not self._container.streams.video:
+            self._container.close()
+            raise VideoError(f"{path}: has no video stream")
+        self._stream = self._container.streams.video[0]
+        # Frame threads can hang when decoding stops early; slices of one frame cannot.
+        self._stream.thread_type = "SLICE"
+        self._stream.codec_context.thread_count = 1
+        packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_discard]
+        times = [p.pts for p in packets]
+        # Some containers (avi) carry no presentation times: their frames can only be counted from the start.
+        self._times = sorted(times) if None not in times else None
+        codec = self._stream.codec_context
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        self.info = VideoInfo(len(packets), float(rate or 0), codec.width, codec.height, codec.name)
+
+    def read(self, indices: Sequence[int]) -> Iterator[Frames]:
+        from av.video.reformatter import VideoReformatter
+
+        # One converter for all frames: a new one per frame costs more than decoding it.
+        to_rgb = VideoReformatter()
+        if self._times is None:
+            self._container.seek(0)
+            wanted, frames = set(indices), enumerate(self._container.decode(self._stream))
+        else:
+            self._container.seek(self._times[indices[0]], stream=self._stream, backward=True)
+            wanted = {self._times[i] for i in indices}
+            frames = ((frame.pts, frame) for frame in self._container.decode(self._stream))
+        last = max(wanted)
+        for key, frame in frames:
+            if key in wanted:
+                yield to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            if key is not None and key >= last:
+                return
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class DecordReader(VideoReader):
+    """Reads with decord (its maintained fork decord2)."""
+
+    def __init__(self, path: Path) -> None:
+        import decord
+
+        decord.logging.set_level(decord.logging.QUIET)
+        self._reader: Any = decord.VideoReader(str(path), num_threads=1)
+        first = self._reader[0].asnumpy()
+        codec = "unknown"
+        self.info = VideoInfo(
+            len(self._reader), float(self._reader.get_avg_fps()), first.shape[1], first.shape[0], codec
+        )
+
+    def read(self, indices: Sequence[int]) -> Iterator[Frames]:
+        for index in indices:
+            yield self._reader[index].asnumpy()
+
+    def close(self) -> None:
+        del self._reader
+
+
+_READERS: dict[str, tuple[str, type[VideoReader]]] = {"pyav": ("av", PyAVReader), "decord": ("decord", DecordReader)}
+
+
+def choose_backend(backend: Backend = "auto") -> Literal["pyav", "decord"]:
+    """The decoder to use: PyAV if it is installed, else decord; both bundle FFmpeg, so a process loads only one.
+
+    Raises:
+        ValueError: Unknown name, not installed, or the other decoder is already loaded in this process.
+    """
+    if backend not in ("auto", *_READERS):
+        raise ValueError(f"unknown video backend {backend!r}; known: auto, {', '.join(_READERS)}")
+    loaded = next((name for name, (module, _) in _READERS.items() if module in sys.modules), None)
+    if backend == "auto":
+        backend = loaded or next((name for name, (module, _) in _READERS.items() if find_spec(module)), "pyav")
+    if loaded and backend != loaded:
+        raise ValueError(
+            f"video backend {backend!r} cannot be loaded beside {loaded!r}: each brings its own FFmpeg and they clash; "
+            "use one backend a process"
+        )
+    if not find_spec(_READERS[backend][0]):
+        raise ValueError(f"video backend {backend!r} is not installed; try: pip install 'rinvid[{backend}]'")
+    return backend  # type: ignore[return-value]
+
+
+def open_video(path: str | os.PathLike[str], backend: Backend = "auto") -> VideoReader:
+    """Open a video file for reading.
+
+    Raises:
+        FileNotFoundError: No such file.
+        VideoError: The file is not a video, or is broken.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such video file")
+    reader = _READERS[choose_backend(backend)][1]
+    try:
+        opened = reader(path)
+    except VideoError:
+        raise
+    except Exception as error:
+        raise VideoError(f"{path}: not a readable video ({_first_line(error)})") from error
+    if opened.info.frames == 0:
+        opened.close()
+        raise VideoError(f"{path}: holds no frames")
+    return opened
+
+
+def read_clip(
+    path: str | os.PathLike[str],
+    start: int = 0,
+    num_frames: int | None = 16,
+    stride: int = 1,
+    size: int | None = 64,
+    backend: Backend = "auto",
+) -> Frames:
+    """Read ``num_frames`` frames from frame ``start`` on, every ``stride``-th one.
+
+    Args:
+        path: A video file.
+        start: Index of the first frame in presentation order, from 0.
+        num_frames: How many frames; None for all that follow.
+        stride: Distance between frames, at least 1.
+        size: Side of the square frames in pixels: the shortest side is resized to it and the centre cut out. None
+            keeps the frames as they are.
+        backend: "pyav", "decord", or "auto" for the one that is installed.
+
+    Returns:
+        uint8 RGB, shape (num_frames, height, width, 3).
+
+    Raises:
+        FileNotFoundError: No such file.
+        VideoError: Not a video, broken, or too short for the frames asked for.
+        ValueError: An argument is out of range.
+    """
+    if start < 0 or stride < 1 or (num_frames is not None and num_frames < 1) or (size is not None and size < 1):
+        raise ValueError(
+            "read_clip needs start >= 0, stride >= 1, num_frames >= 1 and size >= 1, "
+            f"got {start=}, {stride=}, {num_frames=}, {size=}"
+        )
+    with open_video(path, backend) as reader:
+        total = reader.info.frames
+        end = total if num_frames is None else start + (num_frames - 1) * stride + 1
+        if end > total or start >= total:
+            raise VideoError(f"{path}: has {total} frames, too few to read up to frame {max(end - 1, start)}")
+        indices = range(start, end, stride)
+        height, width = (reader.info.height, reader.info.width) if size is None else (size, size)
+        clip = np.empty((len(indices), height, width, 3), dtype=np.uint8)
+        done = 0
+        try:
+            for frame in reader.read(indices):
+                clip[done] = frame if size is None else _fit_square(frame, size)
+                done += 1
+        except Exception as error:
+            raise VideoError(f"{path}: broken at frame {indices[done]} ({_first_line(error)})") from error
+    if done < len(indices):
+        raise VideoError(f"{path}: broken, frame {indices[done]} of {total} cannot be decoded")
+    return clip
+
+
+def _fit_square(frame: Frames, size: int) -> Frames:
+    """Centre square of a frame, resized: averaged over areas when it shrinks, bilinear when it grows."""
+    height, width = frame.shape[:2]
+    side = min(height, width)
+    if height == width == size:
+        return frame
+    left, top = (width - side) / 2, (height - side) / 2
+    how = Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
+    image = Image.fromarray(frame).resize((size, size), how, box=(left, top, left + side, top + side))
+    return np.asarray(image)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,85 @@
+"""The embedded default data, "moving digits": real handwritten digits that move and bounce, as real video files.
+
+The 1,797 8x8 images are the test part of "Optical Recognition of Handwritten Digits" by E. Alpaydin and C. Kaynak
+(UCI Machine Learning Repository, 1998, doi 10.24432/C50P49, CC BY 4.0), shipped as ``digits.npz`` with values 0 to 16.
+Each image becomes one H.264 file in the Kinetics layout ``train|val/<class>/<id>_<start>_<end>.mp4``.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm.auto import tqdm
+
+from rinvid.data.home import home, whole_folder
+
+CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+# Change the version whenever the files would come out different.
+VERSION = 1
+CANVAS = 64  # side of a frame in pixels
+DIGIT = 32  # side of a digit in pixels
+FRAMES = 64
+FPS = 16
+SPEED = (1.0, 3.0)  # pixels a frame
+VAL_SHARE = 6  # every sixth image is held out
+
+Array = NDArray[np.uint8]
+
+
+def digits_root(show_progress: bool = True) -> Path:
+    """The folder of the moving digits, made on first use in under half a minute.
+
+    The files depend on nothing but :data:`VERSION`, and digits in ``val`` never appear in ``train``.
+    """
+    root = home() / f"moving-digits-v{VERSION}"
+    if not root.is_dir():
+        with whole_folder(root) as folder:
+            write_digits(folder, show_progress=show_progress)
+    return root
+
+
+def write_digits(folder: Path, limit: int | None = None, frames: int = FRAMES, show_progress: bool = False) -> None:
+    """Write the first ``limit`` digits (None for all) as videos of ``frames`` frames below ``folder``."""
+    with np.load(str(files("rinvid.data").joinpath("digits.npz")), allow_pickle=False) as data:
+        images, labels = data["images"][:limit], data["labels"][:limit]
+    bar = tqdm(images, desc="making moving digits", unit="video", disable=not show_progress)
+    for number, (image, label) in enumerate(zip(bar, labels, strict=True)):
+        split = "val" if number % VAL_SHARE == 0 else "train"
+        place = folder / split / CLASSES[label]
+        place.mkdir(parents=True, exist_ok=True)
+        name = f"digit{number:04d}_{0:06d}_{frames // FPS:06d}.mp4"
+        _encode(render(image, np.random.default_rng([VERSION, number]), frames), place / name)
+
+
+def render(image: Array, rng: np.random.Generator, frames: int) -> Array:
+    """One digit moving in a straight line and bouncing off the borders, (frames, CANVAS, CANVAS) uint8.
+
+    Args:
+        image: (8, 8), values 0 to 16.
+        rng: Draws the start, the direction and the speed.
+    """
+    digit = Image.fromarray((image * (255 / 16)).astype(np.uint8)).resize((DIGIT, DIGIT), Image.Resampling.BICUBIC)
+    room = CANVAS - DIGIT
+    angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(*SPEED)
+    step = speed * np.array([np.sin(angle), np.cos(angle)])
+    path = (rng.uniform(0, room, 2) + np.arange(frames)[:, None] * step) % (2 * room)
+    corners = np.rint(np.where(path > room, 2 * room - path, path)).astype(int)
+    clip = np.zeros((frames, CANVAS, CANVAS), np.uint8)
+    for frame, (y, x) in zip(clip, corners, strict=True):
+        frame[y : y + DIGIT, x : x + DIGIT] = digit
+    return clip
+
+
+def _encode(clip: Array, path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "12", "preset": "veryfast", "threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = clip.shape[2], clip.shape[1], "yuv420p"
+        for frame in clip:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
+        container.mux(stream.encode())

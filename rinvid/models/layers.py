@@ -1,0 +1,141 @@
+"""The layers a RIN is made of. Each class lists in ``no_decay`` which of its own parameters are biases or gains.
+
+The list is a property of the module, not a mark on the tensor, because tensors are replaced when weights are
+loaded or sharded.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rinvid.models.positions import sinusoid
+
+
+class Linear(nn.Linear):
+    """Dense layer with Glorot-uniform kernel and zero bias."""
+
+    no_decay = ("bias",)
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation with eps 1e-6; ``gain`` is what the weight starts with."""
+
+    no_decay = ("weight", "bias")
+
+    def __init__(self, dim: int, gain: float = 1.0) -> None:
+        super().__init__(dim, eps=1e-6)
+        nn.init.constant_(self.weight, gain)
+
+
+class Table(nn.Module):
+    """A learned table of rows, shape (rows, dim), optionally added to a fixed one of the same shape."""
+
+    def __init__(self, rows: int, dim: int, fixed: Tensor | None = None, learned: bool = True) -> None:
+        super().__init__()
+        self.register_buffer("fixed", fixed, persistent=False)
+        self.weight = nn.Parameter(torch.zeros(rows, dim)) if learned else None
+        if self.weight is not None and fixed is None:
+            nn.init.trunc_normal_(self.weight, std=0.02, a=-0.04, b=0.04)
+
+    def forward(self) -> Tensor:
+        if self.weight is None:
+            return self.fixed
+        return self.weight if self.fixed is None else self.fixed + self.weight
+
+
+class FeedForward(nn.Module):
+    """LayerNorm -> Dense -> exact GELU -> dropout -> Dense; hidden width ``ratio * dim``."""
+
+    def __init__(self, dim: int, ratio: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = LayerNorm(dim)
+        self.expand = Linear(dim, ratio * dim)
+        self.contract = Linear(ratio * dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contract(self.dropout(F.gelu(self.expand(self.norm(x)))))  # (B, n, dim)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries to a source; the width is split evenly over the heads."""
+
+    def __init__(self, query_dim: int, source_dim: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = Linear(query_dim, width)
+        self.key = Linear(source_dim, width)
+        self.value = Linear(source_dim, width)
+        self.output = Linear(width, query_dim)
+
+    def forward(self, queries: Tensor, source: Tensor) -> Tensor:
+        q, k, v = (
+            x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, tokens, width / heads)
+            for x in (self.query(queries), self.key(source), self.value(source))
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.output(mixed.transpose(1, 2).flatten(-2))  # (B, tokens of queries, query_dim)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drops a whole residual branch per sample and rescales the others."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Tensor) -> Tensor:
+        if not self.training or self.rate == 0:
+            return branch
+        keep = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.rate
+        return branch * keep.to(branch.dtype) / (1 - self.rate)
+
+
+class TokenMixer(nn.Module):
+    """Depthwise 3x3x3 convolution among the tokens of a grid, with zeros beyond its border."""
+
+    no_decay = ("bias",)
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm(dim)
+        self.kernel_size = kernel_size
+        self.conv = nn.Conv3d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+
+    def forward(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
+        volume = self.norm(x).transpose(1, 2).unflatten(-1, grid)  # (B, dim, t, h, w)
+        return self.conv(volume).flatten(2).transpose(1, 2)  # (B, t h w, dim)
+
+
+class NoiseLevelEmbedding(nn.Module):
+    """gamma in [0, 1] -> one token: standardised sine-cosine code of dim / 4, then two dense layers."""
+
+    def __init__(self, dim: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.code_dim = dim // 4
+        self.expand = Linear(self.code_dim, dim)
+        self.mix = Linear(dim, dim)
+
+    def forward(self, gamma: Tensor) -> Tensor:
+        code = sinusoid(gamma.float() * self.scale, self.code_dim)  # (B, dim / 4)
+        code = F.layer_norm(code, code.shape[-1:], eps=0.0)
+        return self.mix(F.silu(self.expand(code.to(self.mix.weight.dtype)))).unsqueeze(1)  # (B, 1, dim)
+
+
+class Recall(nn.Module):
+    """Self-conditioning: ``LN0(previous + FFN(previous))``, whose gain starts at zero (RIN paper, section 3.3)."""
+
+    def __init__(self, dim: int, ratio: int) -> None:
+        super().__init__()
+        self.feed_forward = FeedForward(dim, ratio)
+        self.norm = LayerNorm(dim, gain=0.0)
+
+    def forward(self, previous: Tensor) -> Tensor:
+        return self.norm(previous + self.feed_forward(previous))

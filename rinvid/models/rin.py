@@ -1,0 +1,399 @@
+"""The Recurrent Interface Network (Jabri, Fleet, Chen 2023, arXiv 2212.11972).
+
+Most of the computation happens on a small set of latents Z, which read from and write to the interface X, one
+token per patch of the sample. The network is conditioned on the noise level gamma itself, never on a time step, so
+that any noise schedule can be used for sampling.
+
+Shapes: B samples, n interface tokens of width d_x, m latents of width d_z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rinvid import registry
+from rinvid.models.layers import (
+    Attention,
+    DropPath,
+    FeedForward,
+    LayerNorm,
+    Linear,
+    NoiseLevelEmbedding,
+    Recall,
+    Table,
+    TokenMixer,
+)
+from rinvid.models.positions import clip_code, coordinates, sinusoid
+from rinvid.tokenizers.base import Grid, Tokenizer
+
+PositionCode = Literal["learned", "sin_cos", "sin_cos_plus_learned"]
+SelfConditioning = Literal["none", "latent", "latent+interface"]
+ContextMode = Literal["append", "inline", "concat"]
+
+
+@dataclass
+class RINOutput(BaseOutput):
+    """What a forward pass gives.
+
+    Attributes:
+        sample: Prediction, shaped like the noisy sample.
+        latents: Final latents (B, m, d_z), to be given to the next pass.
+        interface: Final interface (B, n, d_x).
+    """
+
+    sample: Tensor
+    latents: Tensor
+    interface: Tensor
+
+
+class ComputeLayer(nn.Module):
+    """One layer of self-attention among the latents, with dropout and stochastic depth."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, dropout: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm = LayerNorm(dim)
+        self.attention = Attention(dim, dim, dim, heads)
+        self.feed_forward = FeedForward(dim, mlp_ratio, dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, z: Tensor) -> Tensor:
+        normed = self.norm(z)
+        z = z + self.drop_path(self.attention(normed, normed))
+        return z + self.drop_path(self.feed_forward(z))  # (B, m, d_z)
+
+
+class CrossLayer(nn.Module):
+    """Tokens of one set attend to another: the read and the write of a block."""
+
+    def __init__(self, dim: int, source_dim: int, heads: int, mlp_ratio: int, norm_source: bool = False) -> None:
+        super().__init__()
+        self.norm = LayerNorm(dim)
+        self.norm_source = LayerNorm(source_dim) if norm_source else nn.Identity()
+        self.attention = Attention(dim, source_dim, min(dim, source_dim), heads)
+        self.feed_forward = FeedForward(dim, mlp_ratio)
+
+    def attend(self, tokens: Tensor, source: Tensor) -> Tensor:
+        return tokens + self.attention(self.norm(tokens), self.norm_source(source))
+
+    def forward(self, tokens: Tensor, source: Tensor) -> Tensor:
+        tokens = self.attend(tokens, source)
+        return tokens + self.feed_forward(tokens)
+
+
+class Write(CrossLayer):
+    """Interface tokens attend to the latents, and optionally mix with their neighbours on the grid."""
+
+    def __init__(self, dim: int, source_dim: int, heads: int, mlp_ratio: int, norm_source: bool, mixer: int) -> None:
+        super().__init__(dim, source_dim, heads, mlp_ratio, norm_source)
+        self.mixer = TokenMixer(dim, mixer) if mixer else None
+
+    def forward(self, tokens: Tensor, source: Tensor, grid: Grid) -> Tensor:  # type: ignore[override]
+        tokens = self.attend(tokens, source)
+        if self.mixer is not None:
+            tokens = tokens + self.mixer(tokens, grid)
+        return tokens + self.feed_forward(tokens)
+
+
+class RINBlock(nn.Module):
+    """Read, compute, write (RIN paper, algorithm 1). A block of depth 0 only reads."""
+
+    def __init__(self, read: CrossLayer, compute: Sequence[ComputeLayer], write: Write) -> None:
+        super().__init__()
+        self.read = read
+        self.compute = nn.ModuleList(compute)
+        self.write = write if compute else None
+
+    def forward(self, z: Tensor, x: Tensor, conditions: Tensor | None, grid: Grid) -> tuple[Tensor, Tensor]:
+        z = self.read(z, x if conditions is None else torch.cat([x, conditions], dim=1))  # (B, m, d_z)
+        for layer in self.compute:
+            z = layer(z)  # (B, m, d_z)
+        if self.write is not None:
+            x = self.write(x, z, grid)  # (B, n, d_x)
+        return z, x
+
+
+class RINModel(ModelMixin, ConfigMixin):
+    """RIN for images and, with context frames, for video prediction.
+
+    Args:
+        sample_size: Height and width in pixels; one number for squares.
+        in_channels: Channels of a frame, 3 for RGB.
+        num_frames: Frames of a whole clip, context included; None for images.
+        context_frames: Clean frames given at the start of the clip; they are neither noised nor predicted.
+        num_classes: Number of class labels; None for no labels.
+        tokenizer: Spec of the tokenizer; None picks 4x4 patches, 2x4x4 for video.
+        num_latents: m, the tokens for noise level and label included where those are latents.
+        latent_dim: d_z.
+        interface_dim: d_x.
+        num_layers: Compute layers of each block; 0 makes a block that only reads.
+        latent_num_heads: Heads among latents; divides latent_dim.
+        rw_num_heads: Heads of reads and writes; divides the smaller of the two widths.
+        latent_mlp_ratio: Hidden width of the latents' feed-forward layers over latent_dim.
+        interface_mlp_ratio: The same for the interface.
+        time_on_latent: The noise level is a latent; otherwise it is read along with the interface.
+        cond_on_latent: The label is a latent; otherwise it is read along with the interface.
+        self_cond: What is carried from one pass to the next: "none", "latent" or "latent+interface".
+        dropout: Dropout rate inside the compute layers' feed-forward layers.
+        drop_path: Rate of stochastic depth of the compute layers.
+        time_scaling: gamma is multiplied by it before it is coded.
+        latent_position: Latents are "learned" rows, fixed "sin_cos" codes or their sum, "sin_cos_plus_learned".
+        interface_position: Position code of the interface tokens, the same choices.
+        temporal_position: Fixed codes of a video tell frames apart; the released code repeats the 2-D code over time.
+        context_mode: How context enters: its tokens follow the predicted ones ("append", the released code), both are
+            tokenized as the one clip they are ("inline"), or it is stacked on the channels of every predicted frame
+            ("concat").
+        context_embedding: Add a learned vector to tokens in proportion to their share of context frames.
+        mixer_kernel: Side of a depthwise convolution among interface tokens after each write; 0 for none.
+        xattn_enc_ln: Normalise what reads and writes attend to.
+
+    Raises:
+        ValueError: A size, width, name or count does not fit, with what is allowed.
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int | Sequence[int] = 64,
+        in_channels: int = 3,
+        num_frames: int | None = None,
+        context_frames: int = 0,
+        num_classes: int | None = None,
+        tokenizer: Mapping[str, Any] | None = None,
+        num_latents: int = 256,
+        latent_dim: int = 1024,
+        interface_dim: int = 512,
+        num_layers: Sequence[int] = (4, 4, 4, 4, 4, 4),
+        latent_num_heads: int = 16,
+        rw_num_heads: int = 16,
+        latent_mlp_ratio: int = 4,
+        interface_mlp_ratio: int = 4,
+        time_on_latent: bool = True,
+        cond_on_latent: bool = True,
+        self_cond: SelfConditioning = "latent",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        time_scaling: float = 1000.0,
+        latent_position: PositionCode = "learned",
+        interface_position: PositionCode = "learned",
+        temporal_position: bool = False,
+        context_mode: ContextMode = "append",
+        context_embedding: bool = False,
+        mixer_kernel: int = 0,
+        xattn_enc_ln: bool = False,
+    ) -> None:
+        super().__init__()
+        self._validate()
+        self.gradient_checkpointing = False
+        self.frame_size = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
+        self.predicted_frames = (num_frames or 1) - context_frames
+        stacked = context_frames if context_mode == "concat" else 0
+
+        if tokenizer is None:
+            tokenizer = {"type": "patch2d", "patch_size": 4} if num_frames is None else {"type": "patch3d"}
+            self.register_to_config(tokenizer=tokenizer)
+        self.codec: Tokenizer = registry.tokenizers.create(
+            tokenizer, in_channels=in_channels * (1 + stacked), out_channels=in_channels, dim=interface_dim
+        )
+        self.spans = self._token_spans()
+        self.grid: Grid = (len(self.spans), *self.codec.grid(1, *self.frame_size)[1:])
+
+        # Interface: X = LN(stem) + position.
+        self.stem_norm = LayerNorm(interface_dim)
+        times = [start / max(self.config.num_frames - 1, 1) for start, _ in self.spans] if num_frames else [0.0]
+        code = clip_code(times, *self.grid[1:], interface_dim, temporal_position)
+        self.interface_rows = _position_table(code, interface_position)
+        self.context_vector = Table(1, interface_dim) if context_embedding else None
+        share = torch.tensor([share for _, share in self.spans]).repeat_interleave(self.grid[1] * self.grid[2])
+        self.register_buffer("context_share", share.unsqueeze(-1), persistent=False)
+
+        # Latents: Z = [rows, noise level, label], where the last two may sit on the interface instead.
+        rows = num_latents - int(time_on_latent) - int(cond_on_latent and num_classes is not None)
+        if rows < 1:
+            raise ValueError(f"num_latents must leave a latent beside noise level and label, got {num_latents}")
+        self.latent_rows = _position_table(sinusoid(coordinates(rows), latent_dim), latent_position)
+        self.time_embedding = NoiseLevelEmbedding(latent_dim if time_on_latent else interface_dim, time_scaling)
+        label_dim = latent_dim if cond_on_latent else interface_dim
+        self.label_embedding = Linear(num_classes, label_dim) if num_classes is not None else None
+        self.latent_recall = Recall(latent_dim, latent_mlp_ratio) if self_cond != "none" else None
+        self.interface_recall = (
+            Recall(interface_dim, interface_mlp_ratio) if self_cond == "latent+interface" else None
+        )
+
+        self.blocks = nn.ModuleList(self._block(depth) for depth in num_layers)
+        self.output_norm = LayerNorm(interface_dim)
+
+    def _block(self, depth: int) -> RINBlock:
+        c = self.config
+        return RINBlock(
+            read=CrossLayer(c.latent_dim, c.interface_dim, c.rw_num_heads, c.latent_mlp_ratio, c.xattn_enc_ln),
+            compute=[
+                ComputeLayer(c.latent_dim, c.latent_num_heads, c.latent_mlp_ratio, c.dropout, c.drop_path)
+                for _ in range(depth)
+            ],
+            write=Write(
+                c.interface_dim, c.latent_dim, c.rw_num_heads, c.interface_mlp_ratio, c.xattn_enc_ln, c.mixer_kernel
+            ),
+        )
+
+    def _validate(self) -> None:
+        c = self.config
+        for name, choices in (
+            ("self_cond", SelfConditioning),
+            ("latent_position", PositionCode),
+            ("interface_position", PositionCode),
+            ("context_mode", ContextMode),
+        ):
+            if c[name] not in get_args(choices):
+                raise ValueError(f"{name} {c[name]!r}; known: {', '.join(get_args(choices))}")
+        for name, width in (
+            ("latent_num_heads", c.latent_dim),
+            ("rw_num_heads", min(c.latent_dim, c.interface_dim)),
+        ):
+            if width % c[name]:
+                raise ValueError(f"{name}={c[name]} does not divide the attention width {width}")
+        if c.latent_dim % 8 or c.interface_dim % 8:
+            raise ValueError(f"latent_dim and interface_dim must be multiples of 8, got {c.latent_dim}, {c.interface_dim}")
+        if not 0 <= c.context_frames < (c.num_frames or 1):
+            raise ValueError(
+                f"context_frames={c.context_frames} must leave frames to predict; num_frames is {c.num_frames}"
+            )
+        if c.mixer_kernel and c.mixer_kernel % 2 == 0:
+            raise ValueError(f"mixer_kernel must be odd, or 0 for none, got {c.mixer_kernel}")
+
+    def _token_spans(self) -> list[tuple[int, float]]:
+        """First frame and share of context frames of each step of the grid's time axis, in token order."""
+        c, stride = self.config, self.codec.frame_stride
+        given = [(start, 1.0) for start in range(0, c.context_frames, stride)]
+        predicted = [(start, 0.0) for start in range(c.context_frames, c.num_frames or 1, stride)]
+        if c.context_mode == "append":
+            return predicted + given
+        if c.context_mode == "concat":
+            return predicted
+        frames = c.num_frames or 1
+        return [
+            (start, min(max(c.context_frames - start, 0), stride) / min(stride, frames - start))
+            for start in range(0, frames, stride)
+        ]
+
+    def forward(
+        self,
+        sample: Tensor,
+        gamma: Tensor,
+        class_labels: Tensor | None = None,
+        context: Tensor | None = None,
+        latents: Tensor | None = None,
+        interface: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> RINOutput | tuple[Tensor, Tensor, Tensor]:
+        """One denoising pass.
+
+        Args:
+            sample: Noisy image (B, C, H, W), or noisy predicted frames (B, C, F - c, H, W).
+            gamma: Noise level in [0, 1], a scalar or (B,).
+            class_labels: (B,) whole numbers; -1 is the dropped label.
+            context: Clean frames (B, C, c, H, W) times the input scale; only for a model with context frames.
+            latents: Final latents of the pass before (B, m, d_z); None is zeros.
+            interface: Final interface of the pass before (B, n, d_x); None is zeros.
+            return_dict: Return a :class:`RINOutput` rather than a tuple of its fields.
+
+        Raises:
+            ValueError: A shape does not fit the configuration, with the shape that would.
+        """
+        self._validate_inputs(sample, class_labels, context, latents, interface)
+        x = self._interface(sample, context, interface)  # (B, n, d_x)
+        z, conditions = self._latents(gamma.expand(len(sample)), class_labels, latents)  # (B, m, d_z), (B, 0-2, d_x)
+        for block in self.blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                z, x = self._gradient_checkpointing_func(block, z, x, conditions, self.grid)
+            else:
+                z, x = block(z, x, conditions, self.grid)
+        output = self._readout(x)  # like sample
+        return RINOutput(output, z, x) if return_dict else (output, z, x)
+
+    def _interface(self, sample: Tensor, context: Tensor | None, previous: Tensor | None) -> Tensor:
+        if context is None:
+            tokens = self.codec.encode(sample)
+        elif self.config.context_mode == "append":
+            tokens = torch.cat([self.codec.encode(sample), self.codec.encode(context)], dim=1)
+        elif self.config.context_mode == "inline":
+            tokens = self.codec.encode(torch.cat([context, sample], dim=2))
+        else:
+            stacked = context.flatten(1, 2).unsqueeze(2).expand(-1, -1, sample.shape[2], -1, -1)
+            tokens = self.codec.encode(torch.cat([sample, stacked], dim=1))
+        x = self.stem_norm(tokens) + self.interface_rows()  # (B, n, d_x)
+        if self.context_vector is not None:
+            x = x + self.context_share * self.context_vector()
+        if self.interface_recall is not None:
+            x = x + self.interface_recall(torch.zeros_like(x) if previous is None else previous)
+        return x
+
+    def _latents(
+        self, gamma: Tensor, labels: Tensor | None, previous: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        on_latent = [self.latent_rows().expand(len(gamma), -1, -1)]
+        on_interface = []
+        (on_latent if self.config.time_on_latent else on_interface).append(self.time_embedding(gamma))
+        if self.label_embedding is not None:
+            assert labels is not None
+            one_hot = F.one_hot(labels.clamp(min=0), self.config.num_classes) * (labels >= 0).unsqueeze(-1)
+            token = self.label_embedding(one_hot.to(self.label_embedding.weight.dtype)).unsqueeze(1)
+            (on_latent if self.config.cond_on_latent else on_interface).append(token)
+        z = torch.cat(on_latent, dim=1)  # (B, m, d_z)
+        if self.latent_recall is not None:
+            z = z + self.latent_recall(torch.zeros_like(z) if previous is None else previous)
+        return z, torch.cat(on_interface, dim=1) if on_interface else None
+
+    def _readout(self, x: Tensor) -> Tensor:
+        decoded = self.codec.decode(self.output_norm(x), self.grid)
+        if self.config.num_frames is None:
+            return decoded
+        first = self.config.context_frames if self.config.context_mode == "inline" else 0
+        return decoded[:, :, first : first + self.predicted_frames]
+
+    def _validate_inputs(
+        self,
+        sample: Tensor,
+        labels: Tensor | None,
+        context: Tensor | None,
+        latents: Tensor | None,
+        interface: Tensor | None,
+    ) -> None:
+        c = self.config
+        frames = () if c.num_frames is None else (self.predicted_frames,)
+        batch = sample.shape[0]
+        tokens = self.grid[0] * self.grid[1] * self.grid[2]
+        _check("sample", sample, (batch, c.in_channels, *frames, *self.frame_size))
+        given = (batch, c.in_channels, c.context_frames, *self.frame_size) if c.context_frames else None
+        _check("context", context, given, required=True)
+        _check("class_labels", labels, None if c.num_classes is None else (batch,), required=True)
+        remembered = c.self_cond != "none"
+        _check("latents", latents, (batch, c.num_latents, c.latent_dim) if remembered else None)
+        both = c.self_cond == "latent+interface"
+        # Latent-only models ignore a carried interface, so that one carry serves every variant.
+        _check("interface", interface if both else None, (batch, tokens, c.interface_dim) if both else None)
+
+
+def _position_table(code: Tensor, kind: PositionCode) -> Table:
+    fixed = None if kind == "learned" else code
+    return Table(*code.shape, fixed=fixed, learned=kind != "sin_cos")
+
+
+def _check(name: str, value: Tensor | None, shape: tuple[int, ...] | None, required: bool = False) -> None:
+    if value is None:
+        if required and shape is not None:
+            raise ValueError(f"{name} is missing: this model needs one of shape {shape}")
+    elif shape is None:
+        raise ValueError(f"{name} was given, but this model is configured without it")
+    elif tuple(value.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; this model needs {shape}")

@@ -1,0 +1,194 @@
+"""Samplers on a continuous noise schedule, as diffusers schedulers (RIN paper, section 3.4; Chen 2023, algorithm 2).
+
+Step i of N goes from t_i = 1 - i / N to t_{i+1} = max(1 - (i + 1 + time_difference) / N, 0). The result of a
+trajectory is its last x0, not its last x_t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from rinvid.prediction import Prediction, PredictionType, add_noise, check_prediction_type, predict, unit_variance
+from rinvid.schedules import create_schedule
+
+VarianceType = Literal["fixed_large", "fixed_small"]
+Generator = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass
+class GammaSchedulerOutput(BaseOutput):
+    """A sampler's step.
+
+    Attributes:
+        prev_sample: The sample at the next, lower noise level.
+        pred_original_sample: The clean sample as predicted at this level, in [-input_scale, input_scale] if clipped.
+    """
+
+    prev_sample: Tensor
+    pred_original_sample: Tensor
+
+
+class _GammaScheduler(SchedulerMixin, ConfigMixin):
+    """What the samplers share: the time grid, gamma, and the reading of a network's output."""
+
+    order = 1
+    init_noise_sigma = 1.0
+
+    def _setup(self) -> None:
+        check_prediction_type(self.config.prediction_type)
+        if not 0 < self.config.input_scale <= 1:
+            raise ValueError(f"input_scale must be in (0, 1], got {self.config.input_scale}")
+        if self.config.time_difference < 0:
+            raise ValueError(f"time_difference must be >= 0, got {self.config.time_difference}")
+        self._schedule = create_schedule(dict(self.config.schedule))
+        self.num_inference_steps: int | None = None
+        self.timesteps = torch.empty(0)
+        if self.config.prediction_type == "epsilon" and self.gamma(torch.ones(())) == 0:
+            raise ValueError(
+                f"schedule {self.config.schedule['type']!r} reaches gamma = 0, where epsilon prediction has no x0; "
+                "use sample or v_prediction, or a schedule that stays above 0"
+            )
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Lay out ``num_inference_steps`` >= 1 times, from 1 downwards."""
+        if num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}")
+        self.num_inference_steps = num_inference_steps
+        steps = torch.arange(num_inference_steps, dtype=torch.float64)
+        self.timesteps = (1 - steps / num_inference_steps).float().to(device)
+
+    def gamma(self, t: Tensor | float) -> Tensor:
+        """gamma at time ``t`` in [0, 1], computed in float32."""
+        return self._schedule(torch.as_tensor(t, dtype=torch.float32))
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor | float | None = None) -> Tensor:
+        """What the network is to see of x_t."""
+        return unit_variance(sample) if self.config.normalize_input else sample
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor | float) -> Tensor:
+        """x_t of clean samples in [-1, 1], which are multiplied by the input scale; t is a scalar or (B,)."""
+        gamma = self.gamma(timesteps).to(original_samples.device)
+        noisy = add_noise(original_samples.float() * self.config.input_scale, noise.float(), gamma)
+        return noisy.to(original_samples.dtype)
+
+    def _levels(self, t: Tensor | float, device: torch.device) -> tuple[Tensor, Tensor]:
+        """gamma now and after the step."""
+        if self.num_inference_steps is None:
+            raise ValueError("call set_timesteps(num_inference_steps) before step()")
+        now = torch.as_tensor(t, dtype=torch.float32, device=device)
+        after = (now - (1 + self.config.time_difference) / self.num_inference_steps).clamp(min=0)
+        return self.gamma(now), self.gamma(after)
+
+    def _predict(self, output: Tensor, x_t: Tensor, gamma: Tensor) -> Prediction:
+        clip = self.config.input_scale if self.config.clip_sample else None
+        return predict(output.float(), x_t.float(), gamma, self.config.prediction_type, clip)
+
+    def _result(self, x_next: Tensor, x0: Tensor, dtype: torch.dtype, return_dict: bool) -> Any:
+        x_next, x0 = x_next.to(dtype), x0.to(dtype)
+        return GammaSchedulerOutput(x_next, x0) if return_dict else (x_next, x0)
+
+
+class GammaDDIMScheduler(_GammaScheduler):
+    """Deterministic sampler (DDIM, Song et al. 2021, with eta 0) on a continuous schedule.
+
+    Args:
+        schedule: Spec of the noise schedule; it may differ from the one trained with.
+        prediction_type: What the network's output means: "epsilon", "sample" or "v_prediction".
+        input_scale: b in (0, 1] that the network was trained with.
+        normalize_input: Give the network x_t at unit variance, as trained.
+        time_difference: Extra distance of each step's end, in steps (Chen et al. 2023, Analog Bits, section 3.3).
+        clip_sample: Clip x0 to [-input_scale, input_scale] at every step.
+
+    Raises:
+        ValueError: An unknown name, a value out of range, or epsilon prediction with a schedule that reaches 0.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        schedule: Mapping[str, Any] = {"type": "cosine"},  # noqa: B006 (read only, and JSON for the config)
+        prediction_type: PredictionType = "epsilon",
+        input_scale: float = 1.0,
+        normalize_input: bool = False,
+        time_difference: float = 0.0,
+        clip_sample: bool = True,
+    ) -> None:
+        self._setup()
+
+    def step(
+        self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, return_dict: bool = True
+    ) -> GammaSchedulerOutput | tuple[Tensor, Tensor]:
+        """From x_t at ``timestep`` to the next time; computed in float32, returned in the sample's type."""
+        gamma, gamma_next = self._levels(timestep, sample.device)
+        x0, epsilon = self._predict(model_output, sample, gamma)
+        return self._result(add_noise(x0, epsilon, gamma_next), x0, sample.dtype, return_dict)
+
+
+class GammaDDPMScheduler(_GammaScheduler):
+    """Ancestral sampler (DDPM, Ho et al. 2020) on a continuous schedule.
+
+    Args:
+        schedule: Spec of the noise schedule; it may differ from the one trained with.
+        prediction_type: What the network's output means: "epsilon", "sample" or "v_prediction".
+        input_scale: b in (0, 1] that the network was trained with.
+        normalize_input: Give the network x_t at unit variance, as trained.
+        time_difference: Extra distance of each step's end, in steps (Chen et al. 2023, Analog Bits, section 3.3).
+        clip_sample: Clip x0 to [-input_scale, input_scale] at every step.
+        variance_type: "fixed_large" or "fixed_small": the two ends of Ho et al. 2020, section 3.2.
+
+    Raises:
+        ValueError: An unknown name, a value out of range, or epsilon prediction with a schedule that reaches 0.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        schedule: Mapping[str, Any] = {"type": "cosine"},  # noqa: B006 (read only, and JSON for the config)
+        prediction_type: PredictionType = "epsilon",
+        input_scale: float = 1.0,
+        normalize_input: bool = False,
+        time_difference: float = 0.0,
+        clip_sample: bool = True,
+        variance_type: VarianceType = "fixed_large",
+    ) -> None:
+        if variance_type not in ("fixed_large", "fixed_small"):
+            raise ValueError(f"variance_type {variance_type!r}; known: fixed_large, fixed_small")
+        self._setup()
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Tensor | float,
+        sample: Tensor,
+        generator: Generator = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> GammaSchedulerOutput | tuple[Tensor, Tensor]:
+        """From x_t at ``timestep`` to the next time; computed in float32, returned in the sample's type.
+
+        Args:
+            generator: Source of the step's noise; a list has one generator a sample.
+            variance_noise: The step's noise itself, like the sample.
+        """
+        gamma, gamma_next = self._levels(timestep, sample.device)
+        x0, epsilon = self._predict(model_output, sample, gamma)
+        if variance_noise is None:
+            variance_noise = randn_tensor(
+                tuple(sample.shape), generator=generator, device=sample.device, dtype=torch.float32
+            )
+        ratio = (gamma / gamma_next).clamp(0, 1)
+        variance = 1 - ratio
+        mean = (sample.float() - variance / (1 - gamma).sqrt() * epsilon) / ratio.sqrt()
+        if self.config.variance_type == "fixed_small":
+            variance = (1 - gamma_next) / (1 - gamma) * variance
+        x_next = mean + variance.sqrt() * variance_noise.float()
+        return self._result(x_next, x0, sample.dtype, return_dict)

@@ -1,0 +1,88 @@
+"""The training objective: denoise, conditioned on the latents of a first pass (RIN paper, section 3.3)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rinvid.conditioning import LatentCarry, self_conditioning_mask
+from rinvid.prediction import LossType, PredictionType, add_noise, check_prediction_type, squared_error, unit_variance
+from rinvid.registry import Spec
+from rinvid.schedules import Schedule, create_schedule
+
+
+class Losses(NamedTuple):
+    """Losses of a batch by sample, with the times they were taken at; both (B,)."""
+
+    loss: Tensor
+    t: Tensor
+
+
+def diffusion_losses(
+    model: Any,
+    x0: Tensor,
+    schedule: Spec | Schedule,
+    prediction_type: PredictionType = "epsilon",
+    loss_type: LossType = "epsilon",
+    input_scale: float = 1.0,
+    normalize_input: bool = False,
+    self_cond_rate: float = 0.9,
+    class_labels: Tensor | None = None,
+    context: Tensor | None = None,
+    t: Tensor | None = None,
+    noise: Tensor | None = None,
+    self_cond_mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Losses:
+    """As :func:`diffusion_loss`, for each sample of the batch."""
+    check_prediction_type(prediction_type)
+    batch, device = x0.shape[0], x0.device
+    if t is None:
+        t = torch.rand(batch, generator=generator, device=device)
+    if noise is None:
+        noise = torch.randn(x0.shape, generator=generator, device=device)
+    if self_cond_mask is None:
+        self_cond_mask = self_conditioning_mask(batch, self_cond_rate, device, generator)
+    gamma = create_schedule(schedule)(t)
+    x0 = x0 * input_scale
+    x_t = add_noise(x0, noise, gamma)
+    inputs = {
+        "sample": unit_variance(x_t) if normalize_input else x_t,
+        "gamma": gamma,
+        "class_labels": class_labels,
+        "context": None if context is None else context * input_scale,
+    }
+    # Every sample takes the first pass and a mask picks who keeps it: a branch would differ between processes.
+    carry = LatentCarry()
+    if self_cond_rate > 0:
+        with torch.no_grad():
+            carry = LatentCarry.of(model(**inputs)).keep(self_cond_mask)
+    output = model(**inputs, **carry.inputs()).sample.float()
+    return Losses(squared_error(output, x_t, x0, noise, gamma, prediction_type, loss_type, input_scale), t)
+
+
+def diffusion_loss(model: Any, x0: Tensor, schedule: Spec | Schedule, **options: Any) -> Tensor:
+    """Mean training loss of a batch, a scalar.
+
+    Args:
+        model: A model with the forward of :class:`rinvid.RINModel`.
+        x0: Clean images (B, C, H, W) or clean frames to predict (B, C, F - c, H, W), in [-1, 1].
+        schedule: gamma(t), an object or spec.
+        prediction_type: What the network's output means: "epsilon", "sample" or "v_prediction".
+        loss_type: Where the squared error is taken: "epsilon" or "sample"; independent of the prediction type.
+        input_scale: b in (0, 1]; x0 and context are multiplied by it (Chen 2023, section 3).
+        normalize_input: Divide the network's noisy input by its standard deviation per sample.
+        self_cond_rate: Probability with which a sample keeps the latents of its first pass.
+        class_labels: (B,) whole numbers, -1 for a dropped label.
+        context: Clean frames (B, C, c, H, W) in [-1, 1].
+        t: Times (B,) in [0, 1]; uniform at random unless given.
+        noise: Like x0; standard normal at random unless given.
+        self_cond_mask: (B,) bool, who keeps the latents of the first pass; random unless given.
+        generator: Source of all that is random here.
+
+    Raises:
+        ValueError: An unknown name, or a shape that does not fit the model.
+    """
+    return diffusion_losses(model, x0, schedule, **options).loss.mean()
