@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,39 +127,35 @@ class ClipSampler(Sampler[list[ClipRequest]]):
 
     Args:
         length: Videos in the data set.
-        global_batch: Clips a step, over all processes and accumulation steps.
-        parts: Into how many equal parts a step's clips are cut (processes times accumulation steps).
-        mine: Which of the parts this process takes, in order.
+        global_batch: Clips a step, over all processes.
+        processes: How many equal parts a step's clips are cut into.
+        rank: Which part is this process's.
         seed: Seed of the order and of the windows.
         start_step: Steps that are done already.
 
     Raises:
-        ValueError: ``parts`` does not divide ``global_batch``.
+        ValueError: ``processes`` does not divide ``global_batch``.
     """
 
     def __init__(
-        self, length: int, global_batch: int, parts: int, mine: Sequence[int], seed: int, start_step: int = 0
+        self, length: int, global_batch: int, processes: int = 1, rank: int = 0, seed: int = 0, start_step: int = 0
     ) -> None:
-        if global_batch % parts:
-            raise ValueError(f"batch_size={global_batch} does not divide into {parts} parts (processes x accumulation)")
-        self.length, self.global_batch, self.parts = length, global_batch, parts
-        self.mine, self.seed, self.start_step = tuple(mine), seed, start_step
+        if global_batch % processes:
+            raise ValueError(f"batch_size={global_batch} does not divide over {processes} processes")
+        self.length, self.global_batch, self.part = length, global_batch, global_batch // processes
+        self.rank, self.seed, self.start_step = rank, seed, start_step
 
     def __iter__(self) -> Iterator[list[ClipRequest]]:
-        part = self.global_batch // self.parts
         epoch, order = -1, np.empty(0, np.int64)
-        step = self.start_step
-        while True:
-            for mine in self.mine:
-                first = step * self.global_batch + mine * part
-                batch = []
-                for position in range(first, first + part):
-                    if position // self.length != epoch:
-                        epoch = position // self.length
-                        order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
-                    batch.append(ClipRequest(int(order[position % self.length]), (self.seed, position)))
-                yield batch
-            step += 1
+        for step in count(self.start_step):
+            first = step * self.global_batch + self.rank * self.part
+            batch = []
+            for position in range(first, first + self.part):
+                if position // self.length != epoch:
+                    epoch = position // self.length
+                    order = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+                batch.append(ClipRequest(int(order[position % self.length]), (self.seed, position)))
+            yield batch
 
 
 def to_model_range(clips: Tensor) -> Tensor:

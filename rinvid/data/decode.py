@@ -11,6 +11,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -149,6 +150,13 @@ def choose_backend(backend: Backend = "auto") -> Literal["pyav", "decord"]:
     if not find_spec(_READERS[backend][0]):
         raise ValueError(f"video backend {backend!r} is not installed; try: pip install 'rinvid[{backend}]'")
     return backend  # type: ignore[return-value]
+
+
+def claim_backend(backend: Backend) -> Literal["pyav", "decord"]:
+    """Choose a decoder as :func:`choose_backend` does and load it, so that this process keeps to it."""
+    chosen = choose_backend(backend)
+    import_module(_READERS[chosen][0])
+    return chosen
 
 
 def open_video(path: str | os.PathLike[str], backend: Backend = "auto") -> VideoReader:

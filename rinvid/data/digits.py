@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
+from rinvid.data.encode import save_h264
 from rinvid.data.home import home, whole_folder
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -25,6 +26,8 @@ DIGIT = 32  # side of a digit in pixels
 FRAMES = 64
 FPS = 16
 SPEED = (1.0, 3.0)  # pixels a frame
+# Grey values of paper and ink. Neither is at the end of the range, where a clipped prediction has no gradient.
+PAPER, INK = 13, 242
 VAL_SHARE = 6  # every sixth image is held out
 
 Array = NDArray[np.uint8]
@@ -52,7 +55,8 @@ def write_digits(folder: Path, limit: int | None = None, frames: int = FRAMES, s
         place = folder / split / CLASSES[label]
         place.mkdir(parents=True, exist_ok=True)
         name = f"digit{number:04d}_{0:06d}_{frames // FPS:06d}.mp4"
-        _encode(render(image, np.random.default_rng([VERSION, number]), frames), place / name)
+        clip = render(image, np.random.default_rng([VERSION, number]), frames)
+        save_h264(clip, place / name, FPS, crf=12)
 
 
 def render(image: Array, rng: np.random.Generator, frames: int) -> Array:
@@ -62,24 +66,15 @@ def render(image: Array, rng: np.random.Generator, frames: int) -> Array:
         image: (8, 8), values 0 to 16.
         rng: Draws the start, the direction and the speed.
     """
-    digit = Image.fromarray((image * (255 / 16)).astype(np.uint8)).resize((DIGIT, DIGIT), Image.Resampling.BICUBIC)
+    ink = Image.fromarray((PAPER + image * ((INK - PAPER) / 16)).astype(np.uint8))
+    digit = np.asarray(ink.resize((DIGIT, DIGIT), Image.Resampling.BICUBIC)).clip(PAPER, INK)
     room = CANVAS - DIGIT
     angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(*SPEED)
     step = speed * np.array([np.sin(angle), np.cos(angle)])
     path = (rng.uniform(0, room, 2) + np.arange(frames)[:, None] * step) % (2 * room)
     corners = np.rint(np.where(path > room, 2 * room - path, path)).astype(int)
-    clip = np.zeros((frames, CANVAS, CANVAS), np.uint8)
+    clip = np.full((frames, CANVAS, CANVAS), PAPER, np.uint8)
     for frame, (y, x) in zip(clip, corners, strict=True):
         frame[y : y + DIGIT, x : x + DIGIT] = digit
     return clip
 
-
-def _encode(clip: Array, path: Path) -> None:
-    import av
-
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "12", "preset": "veryfast", "threads": "1"})
-        stream.width, stream.height, stream.pix_fmt = clip.shape[2], clip.shape[1], "yuv420p"
-        for frame in clip:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray")))
-        container.mux(stream.encode())

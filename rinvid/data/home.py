@@ -16,16 +16,21 @@ def home() -> Path:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def whole_folder(target: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``target`` that takes its name when the block ends without an error.
 
-    If another process has made ``target`` in the meantime, that one stays and ours is dropped.
+    Args:
+        target: The folder to make.
+        replace: Take the place of a folder that is there; otherwise that one stays and ours is dropped, as when
+            another process has made it in the meantime.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
+        if replace:
+            shutil.rmtree(target, ignore_errors=True)
         try:
             temporary.rename(target)
         except OSError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,10 +53,6 @@ def learning_rate(
     return base * (end_factor + (1 - end_factor) * left)
 
 
-class ParameterGroups(list[dict[str, Any]]):
-    """Parameter groups for an optimiser, in a fixed order."""
-
-
 def decayed(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Trainable parameters that get weight decay, and those that do not: biases and gains.
 
@@ -68,3 +64,82 @@ def decayed(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
             if parameter.requires_grad:
                 (keep if name in getattr(module, "no_decay", ()) else decay).append(parameter)
     return decay, keep
+
+
+class Optimizers:
+    """One or more optimisers that step together and share one learning rate."""
+
+    def __init__(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        self.optimizers = list(optimizers)
+
+    def set_lr(self, lr: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All state as named tensors, ``<optimiser>.<parameter>.<name>``; plain numbers become scalars."""
+        return {
+            f"{number}.{parameter}.{name}": torch.as_tensor(value)
+            for number, optimizer in enumerate(self.optimizers)
+            for parameter, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take over the state that :meth:`tensors` gave.
+
+        Raises:
+            ValueError: The state belongs to other parameters.
+        """
+        for number, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                owner, parameter, name = key.split(".", 2)
+                if int(owner) == number:
+                    state.setdefault(int(parameter), {})[name] = value
+            count = sum(len(group["params"]) for group in optimizer.param_groups)
+            if state and sorted(state) != list(range(count)):
+                raise ValueError(f"optimiser state is for {len(state)} parameters, this run has {count}")
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def create_optimizers(
+    model: nn.Module, name: OptimizerName, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)
+) -> Optimizers:
+    """AdamW, or Muon (Jordan et al. 2024) for the matrices inside the network and AdamW for all else.
+
+    The learning rate is set later, step by step. Muon's updates are scaled to the size of AdamW's, so that both take
+    the same rates.
+
+    Args:
+        model: A model whose layers name their biases and gains in ``no_decay``.
+        name: "adamw" or "muon".
+        weight_decay: Decoupled decay of all but biases and gains.
+        betas: AdamW's.
+    """
+    decay, keep = decayed(model)
+    if name == "adamw":
+        groups = [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+        return Optimizers([torch.optim.AdamW(groups, betas=betas, fused=True)])
+    if name != "muon":
+        raise ValueError(f"optimizer {name!r}; known: adamw, muon")
+    # The first and last layers and tables are not what Muon is for: their rows stand for pixels and places.
+    hidden = {
+        id(module.weight)
+        for part, module in model.named_modules()
+        if isinstance(module, nn.Linear) and part != "codec.readout"
+    }
+    matrices = [p for p in decay if id(p) in hidden]
+    rest = [p for p in decay if id(p) not in hidden]
+    groups = [{"params": rest, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+    muon = torch.optim.Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    return Optimizers([muon, torch.optim.AdamW(groups, betas=betas, fused=True)])

@@ -1,0 +1,120 @@
+"""What a trained pipeline is worth on held-out clips: numbers with their protocol, and the clips to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from rinvid.data.clips import VideoClips, to_model_range
+from rinvid.metrics.frames import psnr, ssim
+from rinvid.metrics.frechet import frechet_distance
+from rinvid.metrics.random3d import Random3D
+from rinvid.pipelines.video import RINVideoPipeline
+from rinvid.seeding import generator
+from rinvid.training.objective import diffusion_losses
+
+# Times at which the use of context is measured; the last is pure noise, where nothing but context helps.
+GAIN_TIMES = (0.5, 0.7, 0.9, 1.0)
+
+
+def held_out_clips(clips: VideoClips, count: int) -> NDArray[np.uint8]:
+    """Up to ``count`` windows of val videos, spread evenly over the videos, uint8 (N, F, H, W, 3).
+
+    A val video that cannot be read is an error: an evaluation never replaces anything.
+    """
+    return np.stack([clips.window(number, start).numpy() for number, start in clips.spread(count)])
+
+
+def predict_clips(
+    pipeline: RINVideoPipeline, truth: NDArray[np.uint8], steps: int, seed: int, batch_size: int = 64
+) -> NDArray[np.uint8]:
+    """Predict each clip from its first frames; uint8 like ``truth``, context frames first.
+
+    The noise of a clip depends on ``seed`` and its place alone, not on the batch it is sampled in.
+    """
+    given = pipeline.model.config.context_frames
+    batches = range(0, len(truth), batch_size)
+    predicted = []
+    pipeline.set_progress_bar_config(desc="sampling", leave=False, disable=len(batches) > 1)
+    for first in tqdm(batches, desc="sampling", unit="batch", disable=len(batches) == 1):
+        part = truth[first : first + batch_size]
+        generators = [generator(seed, first + index) for index in range(len(part))]
+        context = part[:, :given] if given else None
+        predicted.append(pipeline(context, steps, batch_size=len(part), generator=generators).frames)
+    return np.concatenate(predicted)
+
+
+def score_clips(
+    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], context_frames: int, mean_frame: Tensor
+) -> dict[str, Any]:
+    """PSNR, SSIM and a Frechet distance of predicted frames, beside what trivial predictions reach.
+
+    Args:
+        truth: uint8 (N, F, H, W, 3).
+        predicted: Like ``truth``.
+        context_frames: Given frames at the start, which no score but the Frechet distance looks at.
+        mean_frame: Mean of the training frames (3, H, W) in [-1, 1].
+    """
+    real, made = to_model_range(torch.from_numpy(truth)), to_model_range(torch.from_numpy(predicted))
+    target = real[:, :, context_frames:]
+    guesses = {"prediction": made[:, :, context_frames:], "mean_frame": mean_frame[:, None].expand_as(target)}
+    if context_frames:
+        guesses["copy_last_frame"] = real[:, :, context_frames - 1 : context_frames].expand_as(target)
+        guesses["mean_context_frame"] = real[:, :, :context_frames].mean(2, keepdim=True).expand_as(target)
+    scores: dict[str, Any] = {
+        name: {"psnr": float(psnr(guess, target).mean()), "ssim": float(ssim(guess, target).mean())}
+        for name, guess in guesses.items()
+    }
+    scores["psnr_by_frame"] = [float(psnr(a, b).mean()) for a, b in zip(made.unbind(2), real.unbind(2), strict=True)][
+        context_frames:
+    ]
+    scores["motion"] = {"real": _motion(real), "predicted": _motion(made)}
+    if len(truth) > 1:
+        extractor = Random3D()
+        scores["frechet_random3d"] = frechet_distance(extractor(real), extractor(made))
+    return scores
+
+
+def context_gain(model: nn.Module, clips: Tensor, options: Mapping[str, Any], seed: int) -> dict[str, float]:
+    """By how much a clip's own context lowers the x0 error against another clip's context, at some noise levels.
+
+    Zero means that the context is ignored, which the loss curve does not show.
+
+    Args:
+        model: The network.
+        clips: (B, C, F, H, W) in [-1, 1], B at least 2.
+        options: Arguments of the objective, ``schedule`` included.
+        seed: Seed of the noise, the same at every call.
+    """
+    given = model.config.context_frames
+    if not given or len(clips) < 2:
+        return {}
+    context, target = clips[:, :, :given], clips[:, :, given:]
+    noise = torch.randn(target.shape, generator=generator(seed)).to(clips.device)
+    fixed = {
+        **options,
+        "loss_type": "sample",
+        "noise": noise,
+        "self_cond_mask": torch.ones(len(clips), dtype=torch.bool, device=clips.device),
+    }
+    gains = {}
+    with torch.no_grad():
+        for time in GAIN_TIMES:
+            fixed["t"] = torch.full((len(clips),), time, device=clips.device)
+            own, other = (
+                diffusion_losses(model, target, context=c, **fixed).loss.mean() for c in (context, context.roll(1, 0))
+            )
+            gains[f"context_gain/t={time}"] = float(other - own)
+            gains[f"own_context_error/t={time}"] = float(own)
+    return gains
+
+
+def _motion(clips: Tensor) -> float:
+    """Mean absolute difference between neighbouring frames, in units of [-1, 1]."""
+    return float(clips.diff(dim=2).abs().mean())

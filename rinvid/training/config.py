@@ -1,0 +1,156 @@
+"""What a run is, as frozen dataclasses: the command line, a YAML file and the run folder all hold the same fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rinvid.prediction import LossType, PredictionType
+
+Precision = Literal["auto", "no", "bf16"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which clips.
+
+    Attributes:
+        root: Folder of videos, with or without train and val subfolders; null makes the data set named by source.
+        source: Spec of a data set that makes its own folder of videos, by default the embedded moving digits.
+        stride: Distance between a clip's frames.
+        backend: Decoder: auto, pyav or decord.
+        num_workers: Processes that decode; 0 decodes in the training process.
+        cache_mb: Videos are decoded once into memory if they fit into this many MiB; 0 never does.
+    """
+
+    root: str | None = None
+    source: Mapping[str, Any] = field(default_factory=lambda: {"type": "digits"})
+    stride: int = 1
+    backend: Literal["auto", "pyav", "decord"] = "auto"
+    num_workers: int = 0
+    cache_mb: int = 1024
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The objective; see :func:`rinvid.training.diffusion_loss`.
+
+    Attributes:
+        schedule: Spec of the noise schedule trained with.
+        prediction_type: What the network's output means: epsilon, sample or v_prediction.
+        loss_type: Where the squared error is taken: epsilon, sample or v_prediction.
+        input_scale: Factor in (0, 1] on the data before noise is added.
+        normalize_input: Give the network its noisy input at unit variance.
+        self_cond_rate: Probability with which a sample keeps the latents of its first pass.
+    """
+
+    schedule: Mapping[str, Any] = field(default_factory=lambda: {"type": "sigmoid"})
+    prediction_type: PredictionType = "epsilon"
+    loss_type: LossType = "epsilon"
+    input_scale: float = 1.0
+    normalize_input: bool = False
+    self_cond_rate: float = 0.9
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser.
+
+    Attributes:
+        name: "adamw", or "muon" for the matrices inside the network with AdamW for the rest.
+        lr: Learning rate at the end of the warm-up.
+        schedule: Learning-rate curve: none, linear, cosine or cosine@r.
+        warmup_steps: Steps of linear warm-up from 0.
+        weight_decay: Decoupled weight decay; biases and gains get none.
+        betas: Decay rates of AdamW's moments.
+        max_grad_norm: Gradients are clipped to this norm.
+        ema_decay: Constant decay of the averaged weights that sampling and evaluation use.
+    """
+
+    name: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.999
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How clips are sampled; the prediction type and the input scale come from the objective.
+
+    Attributes:
+        scheduler: Spec of the sampler with its own noise schedule.
+        num_inference_steps: Sampling steps.
+    """
+
+    scheduler: Mapping[str, Any] = field(default_factory=lambda: {"type": "ddim", "schedule": {"type": "cosine"}})
+    num_inference_steps: int = 100
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured at the end of a run.
+
+    Attributes:
+        num_clips: Val clips to predict; fewer if the data has fewer.
+        batch_size: Clips sampled at a time.
+        num_examples: Clips shown in pictures.
+    """
+
+    num_clips: int = 256
+    batch_size: int = 64
+    num_examples: int = 8
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run.
+
+    Attributes:
+        preset: Name of the preset that the run started from.
+        model: Arguments of :class:`rinvid.RINModel`.
+        output_dir: Run folder; null is runs/<preset>, numbered where that exists.
+        resume: "never"; "auto", from the last checkpoint of the run folder if there is one; or the path of a checkpoint.
+        seed: Seed of weights, data order, noise and samples.
+        max_steps: Optimiser steps.
+        batch_size: Clips a step, over all processes.
+        precision: "no" is float32, "bf16" mixed precision, "auto" bf16 on a GPU that has it.
+        log_every: Steps between lines of metrics.jsonl.
+        watch_every: Steps between sample strips and context gain; 0 for none before the end.
+        checkpoint_every: Steps between checkpoints; 0 for one at the end.
+        keep_checkpoints: How many of the last checkpoints stay.
+    """
+
+    preset: str = ""
+    model: Mapping[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    output_dir: str | None = None
+    resume: str = "never"
+    seed: int = 0
+    max_steps: int = 1000
+    batch_size: int = 16
+    precision: Precision = "auto"
+    log_every: int = 10
+    watch_every: int = 500
+    checkpoint_every: int = 500
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("max_steps", 1),
+            ("batch_size", 1),
+            ("log_every", 1),
+            ("watch_every", 0),
+            ("checkpoint_every", 0),
+            ("keep_checkpoints", 1),
+        ):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")

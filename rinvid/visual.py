@@ -1,0 +1,151 @@
+"""Pictures of predictions and of training: labelled GIF and MP4, strips of frames, loss curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from rinvid.data.encode import save_h264
+from rinvid.data.home import whole_file
+
+Frames = NDArray[np.uint8]
+
+BACKGROUND = (24, 24, 28)
+INK = (232, 232, 236)
+GIVEN = (96, 165, 250)  # border of frames that were given
+TRUE = (120, 120, 128)  # border of true frames that the model did not see
+MADE = (251, 146, 60)  # border of frames that the model made
+CELL = 96  # least side of a video in the picture, in pixels
+GAP = 6
+FPS = 8
+
+
+def comparison(truth: Frames, prediction: Frames, context_frames: int, columns: int = 2) -> Frames:
+    """Clips side by side as one labelled video: context | truth | prediction.
+
+    The context column plays the given frames and then holds the last one.
+
+    Args:
+        truth: uint8 (N, F, H, W, 3).
+        prediction: Like ``truth``, context frames first.
+        context_frames: How many frames were given.
+        columns: Triples beside each other.
+
+    Returns:
+        uint8 (F, height, width, 3), with even sides.
+    """
+    count, frames, height, width = truth.shape[:4]
+    scale = max(1, -(-CELL // max(height, width)))
+    cell_w, cell_h = width * scale + GAP, height * scale + GAP
+    triple_w, rows = 3 * cell_w + 2 * GAP, -(-count // columns)
+    header = 22
+    size = (columns * triple_w + 2 * GAP, rows * cell_h + header + 2 * GAP)
+    size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+    video = []
+    for f in range(frames):
+        picture = Image.new("RGB", size, BACKGROUND)
+        draw = ImageDraw.Draw(picture)
+        given = f < context_frames
+        phase = f"frame {f + 1} of {frames}"
+        for index in range(count):
+            left = GAP + (index % columns) * triple_w
+            top = header + GAP + (index // columns) * cell_h
+            shown = (
+                (truth[index, min(f, max(context_frames - 1, 0))], GIVEN),
+                (truth[index, f], GIVEN if given else TRUE),
+                (prediction[index, f], GIVEN if given else MADE),
+            )
+            for place, (frame, colour) in enumerate(shown):
+                x = left + place * cell_w
+                image = Image.fromarray(frame).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+                draw.rectangle((x, top, x + cell_w - 3, top + cell_h - 3), outline=colour, width=2)
+                picture.paste(image, (x + 2, top + 2))
+        for column in range(min(columns, count)):
+            for place, label in enumerate(("context", "truth", "prediction")):
+                x = GAP + column * triple_w + place * cell_w
+                draw.text((x + 2, 6), label, fill=(GIVEN, INK, MADE)[place], font=_font(12))
+        if rows * cell_h > 150:
+            picture_label = (size[0] - GAP, 6)
+            draw.text(picture_label, phase if size[0] > 700 else f"{f + 1}", fill=TRUE, font=_font(12), anchor="ra")
+        video.append(np.asarray(picture))
+    return np.stack(video)
+
+
+def strip(truth: Frames, prediction: Frames, context_frames: int) -> Image.Image:
+    """Clips as rows of frames, truth above prediction; frames the model made have a coloured border."""
+    count, frames, height, width = truth.shape[:4]
+    scale = max(1, -(-48 // max(height, width)))
+    cell_w, cell_h = width * scale + 4, height * scale + 4
+    picture = Image.new("RGB", (frames * cell_w, count * (2 * cell_h + GAP)), BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    for index in range(count):
+        for row, clip in enumerate((truth, prediction)):
+            for f in range(frames):
+                x, y = f * cell_w, index * (2 * cell_h + GAP) + row * cell_h
+                colour = GIVEN if f < context_frames else (TRUE, MADE)[row]
+                draw.rectangle((x, y, x + cell_w - 1, y + cell_h - 1), outline=colour)
+                frame = Image.fromarray(clip[index, f])
+                picture.paste(frame.resize((width * scale, height * scale), Image.Resampling.NEAREST), (x + 2, y + 2))
+    return picture
+
+
+def save_gif(video: Frames, path: Path, fps: int = FPS) -> None:
+    """Write uint8 (F, H, W, 3) as a looping GIF that rests on its last frame."""
+    # One palette for the whole clip: palettes by frame make a still background flicker.
+    sheet = Image.fromarray(video.reshape(-1, *video.shape[2:]))
+    palette = sheet.quantize(256, dither=Image.Dither.NONE)
+    frames = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in video]
+    durations = [1000 // fps] * (len(frames) - 1) + [1000]
+    with whole_file(path) as temporary:
+        frames[0].save(temporary, save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
+def save_mp4(video: Frames, path: Path, fps: int = FPS) -> None:
+    """Write uint8 (F, H, W, 3) with even sides as an H.264 file."""
+    with whole_file(path) as temporary:
+        save_h264(video, temporary, fps, crf=18)
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a picture whole or not at all."""
+    with whole_file(path) as temporary:
+        image.save(temporary)
+
+
+def plot_training(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Loss curve and, where it was watched, context gain by noise level, as PNG.
+
+    Args:
+        lines: The lines of metrics.jsonl.
+        path: Where to write.
+    """
+    from matplotlib.figure import Figure
+
+    gains = sorted({key for line in lines for key in line if key.startswith("context_gain/")})
+    figure = Figure(figsize=(10 if gains else 6, 4), layout="constrained")
+    axes = figure.subplots(1, 2 if gains else 1, squeeze=False)[0]
+    points = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    steps, losses = np.array(points).T
+    axes[0].plot(steps, losses, alpha=0.3, color="tab:blue")
+    window = max(1, len(losses) // 25)
+    smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+    axes[0].plot(steps[len(steps) - len(smooth) :], smooth, color="tab:blue")
+    axes[0].set(xlabel="step", ylabel="training loss", yscale="log", title="Loss")
+    for key in gains:
+        axes[1].plot(*zip(*[(line["step"], line[key]) for line in lines if key in line], strict=True), "o-", label=key[13:])
+    if gains:
+        axes[1].set(xlabel="step", ylabel="error with another clip's context - own", title="Context gain (0: ignored)")
+        axes[1].legend()
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
