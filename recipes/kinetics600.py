@@ -1,28 +1,29 @@
 """Video prediction: 5 given frames, 11 predicted ones. Kinetics-600, any folder of videos, or the embedded digits.
 
-    accelerate launch recipes/kinetics600.py                                    moving digits, minutes on two cores
-    accelerate launch recipes/kinetics600.py --data.root DIR                    your own videos
-    accelerate launch recipes/kinetics600.py --preset kinetics600 --data.root DIR
-    accelerate launch recipes/kinetics600.py --help
+accelerate launch recipes/kinetics600.py                                    moving digits, minutes on two cores
+accelerate launch recipes/kinetics600.py --data.root DIR                    your own videos
+accelerate launch recipes/kinetics600.py --preset kinetics600 --data.root DIR
+accelerate launch recipes/kinetics600.py --help
 """
 
 from typing import Any
 
 from rinvid.run import main
 
-# A small RIN for 16x16 frames; docs/small-rin.md has the measurements behind each choice.
+# A small RIN for 32x32 frames; docs/small-rin.md has the measurements behind each choice.
 DIGITS: dict[str, Any] = {
     "model": {
-        "sample_size": 16,
+        "sample_size": 32,
         "num_frames": 16,
         "context_frames": 5,
-        "tokenizer": {"type": "patch3d", "patch_size": [2, 4, 4]},
+        "tokenizer": {"type": "patch3d", "patch_size": [2, 8, 8]},
         "num_latents": 32,
         "latent_dim": 128,
-        "interface_dim": 96,
+        "interface_dim": 128,
         "num_layers": [1, 1, 1, 1],
         "latent_num_heads": 4,
         "rw_num_heads": 4,
+        "latent_mlp_ratio": 2,
         "interface_mlp_ratio": 2,
         "interface_position": "sin_cos_plus_learned",
         "temporal_position": True,
@@ -37,7 +38,7 @@ DIGITS: dict[str, Any] = {
     },
     "optimizer": {"name": "muon", "lr": 3e-3, "warmup_steps": 100, "ema_decay": 0.995},
     "sampling": {"scheduler": {"type": "ddim", "schedule": {"type": "cosine"}}, "num_inference_steps": 50},
-    "max_steps": 1500,
+    "max_steps": 2000,
     "batch_size": 16,
 }
 

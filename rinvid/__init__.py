@@ -1,0 +1,48 @@
+"""rinvid: image and video diffusion with Recurrent Interface Networks.
+
+Public names load on first use; importing the package loads neither decoders nor plotting.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rinvid.models.rin import RINModel, RINOutput
+    from rinvid.pipelines.video import RINVideoPipeline, VideoPipelineOutput
+    from rinvid.schedulers.gamma import GammaDDIMScheduler, GammaDDPMScheduler
+    from rinvid.schedules import Schedule, create_schedule
+
+__version__ = version("rinvid")
+
+_HOMES = {
+    "RINModel": "rinvid.models.rin",
+    "RINOutput": "rinvid.models.rin",
+    "RINVideoPipeline": "rinvid.pipelines.video",
+    "VideoPipelineOutput": "rinvid.pipelines.video",
+    "GammaDDIMScheduler": "rinvid.schedulers.gamma",
+    "GammaDDPMScheduler": "rinvid.schedulers.gamma",
+    "Schedule": "rinvid.schedules",
+    "create_schedule": "rinvid.schedules",
+}
+
+__all__ = [
+    "GammaDDIMScheduler",
+    "GammaDDPMScheduler",
+    "RINModel",
+    "RINOutput",
+    "RINVideoPipeline",
+    "Schedule",
+    "VideoPipelineOutput",
+    "create_schedule",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rinvid' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from rinvid.data.clips import VideoClips, to_model_range
 from rinvid.metrics.frames import psnr, ssim
 from rinvid.metrics.frechet import frechet_distance
 from rinvid.metrics.random3d import Random3D
+from rinvid.models.rin import RINModel
 from rinvid.pipelines.video import RINVideoPipeline
 from rinvid.seeding import generator
 from rinvid.training.objective import diffusion_losses
@@ -81,7 +82,7 @@ def score_clips(
     return scores
 
 
-def context_gain(model: nn.Module, clips: Tensor, options: Mapping[str, Any], seed: int) -> dict[str, float]:
+def context_gain(model: RINModel, clips: Tensor, options: Mapping[str, Any], seed: int) -> dict[str, float]:
     """By how much a clip's own context lowers the x0 error against another clip's context, at some noise levels.
 
     Zero means that the context is ignored, which the loss curve does not show.

@@ -137,7 +137,9 @@ def plot_training(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes[0].plot(steps[len(steps) - len(smooth) :], smooth, color="tab:blue")
     axes[0].set(xlabel="step", ylabel="training loss", yscale="log", title="Loss")
     for key in gains:
-        axes[1].plot(*zip(*[(line["step"], line[key]) for line in lines if key in line], strict=True), "o-", label=key[13:])
+        axes[1].plot(
+            *zip(*[(line["step"], line[key]) for line in lines if key in line], strict=True), "o-", label=key[13:]
+        )
     if gains:
         axes[1].set(xlabel="step", ylabel="error with another clip's context - own", title="Context gain (0: ignored)")
         axes[1].legend()

@@ -104,6 +104,11 @@ class VideoClips(Dataset[Tensor]):
             clip = self._decoded[number][start : start + self.span : self.stride].copy()
         return torch.from_numpy(clip)
 
+    def mean_frame(self, videos: int = 256) -> Tensor:
+        """Mean of the frames of up to ``videos`` videos, (3, H, W) in [-1, 1]."""
+        windows = [self.window(number, start) for number, start in self.spread(min(videos, len(self)))]
+        return to_model_range(torch.stack(windows)).mean((0, 2))
+
     def spread(self, count: int) -> list[tuple[int, int]]:
         """Up to ``count`` (video, start) windows that do not overlap, spread evenly over the videos."""
         rounds = max(video.frames // self.span for video in self.videos)

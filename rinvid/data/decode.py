@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,10 @@ class VideoReader(ABC):
     """Contract of a decoder: a context manager over one open file."""
 
     info: VideoInfo
+
+    @abstractmethod
+    def __init__(self, path: Path) -> None:
+        """Open ``path``; any exception says that it is not a readable video."""
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> Iterator[Frames]:
@@ -76,9 +80,9 @@ class PyAVReader(VideoReader):
         self._stream.thread_type = "SLICE"
         self._stream.codec_context.thread_count = 1
         packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_discard]
-        times = [p.pts for p in packets]
+        times = [p.pts for p in packets if p.pts is not None]
         # Some containers (avi) carry no presentation times: their frames can only be counted from the start.
-        self._times = sorted(times) if None not in times else None
+        self._times = sorted(times) if len(times) == len(packets) else None
         codec = self._stream.codec_context
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.info = VideoInfo(len(packets), float(rate or 0), codec.width, codec.height, codec.name)
@@ -88,17 +92,14 @@ class PyAVReader(VideoReader):
 
         # One converter for all frames: a new one per frame costs more than decoding it.
         to_rgb = VideoReformatter()
-        if self._times is None:
-            self._container.seek(0)
-            wanted, frames = set(indices), enumerate(self._container.decode(self._stream))
-        else:
-            self._container.seek(self._times[indices[0]], stream=self._stream, backward=True)
-            wanted = {self._times[i] for i in indices}
-            frames = ((frame.pts, frame) for frame in self._container.decode(self._stream))
+        times = self._times
+        self._container.seek(times[indices[0]] if times else 0, stream=self._stream, backward=True)
+        wanted = {times[i] for i in indices} if times else set(indices)
         last = max(wanted)
-        for key, frame in frames:
+        for number, frame in enumerate(self._container.decode(self._stream)):
+            key = frame.pts if times else number
             if key in wanted:
-                yield to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                yield np.asarray(to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
             if key is not None and key >= last:
                 return
 
@@ -141,7 +142,8 @@ def choose_backend(backend: Backend = "auto") -> Literal["pyav", "decord"]:
         raise ValueError(f"unknown video backend {backend!r}; known: auto, {', '.join(_READERS)}")
     loaded = next((name for name, (module, _) in _READERS.items() if module in sys.modules), None)
     if backend == "auto":
-        backend = loaded or next((name for name, (module, _) in _READERS.items() if find_spec(module)), "pyav")
+        installed = (name for name, (module, _) in _READERS.items() if find_spec(module))
+        backend = cast(Backend, loaded or next(installed, "pyav"))
     if loaded and backend != loaded:
         raise ValueError(
             f"video backend {backend!r} cannot be loaded beside {loaded!r}: each brings its own FFmpeg and they clash; "

@@ -77,4 +77,3 @@ def render(image: Array, rng: np.random.Generator, frames: int) -> Array:
     for frame, (y, x) in zip(clip, corners, strict=True):
         frame[y : y + DIGIT, x : x + DIGIT] = digit
     return clip
-

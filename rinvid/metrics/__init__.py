@@ -1,4 +1,4 @@
-"""Metrics on features and frames, computed in float64 where sums are long."""
+"""Metrics on features and frames."""
 
 from rinvid.metrics.frechet import frechet_distance
 

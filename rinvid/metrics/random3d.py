@@ -6,6 +6,8 @@ A distance on them says whether one run is nearer to the data than another on th
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class Random3D(nn.Module):
         super().__init__()
         # NumPy's generator is stable over versions and platforms; torch's need not be.
         rng = np.random.default_rng(SEED)
-        for index, (inputs, outputs) in enumerate(zip(CHANNELS[:-1], CHANNELS[1:], strict=True)):
+        for index, (inputs, outputs) in enumerate(pairwise(CHANNELS)):
             kernel = rng.standard_normal((outputs, inputs, 3, 3, 3)) * (2 / (inputs * 27)) ** 0.5
             self.register_buffer(f"kernel{index}", torch.from_numpy(kernel).float(), persistent=False)
 

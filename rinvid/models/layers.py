@@ -36,6 +36,8 @@ class LayerNorm(nn.LayerNorm):
 class Table(nn.Module):
     """A learned table of rows, shape (rows, dim), optionally added to a fixed one of the same shape."""
 
+    fixed: Tensor | None
+
     def __init__(self, rows: int, dim: int, fixed: Tensor | None = None, learned: bool = True) -> None:
         super().__init__()
         self.register_buffer("fixed", fixed, persistent=False)
@@ -45,6 +47,7 @@ class Table(nn.Module):
 
     def forward(self) -> Tensor:
         if self.weight is None:
+            assert self.fixed is not None
             return self.fixed
         return self.weight if self.fixed is None else self.fixed + self.weight
 

@@ -226,9 +226,7 @@ class RINModel(ModelMixin, ConfigMixin):
         label_dim = latent_dim if cond_on_latent else interface_dim
         self.label_embedding = Linear(num_classes, label_dim) if num_classes is not None else None
         self.latent_recall = Recall(latent_dim, latent_mlp_ratio) if self_cond != "none" else None
-        self.interface_recall = (
-            Recall(interface_dim, interface_mlp_ratio) if self_cond == "latent+interface" else None
-        )
+        self.interface_recall = Recall(interface_dim, interface_mlp_ratio) if self_cond == "latent+interface" else None
 
         self.blocks = nn.ModuleList(self._block(depth) for depth in num_layers)
         self.output_norm = LayerNorm(interface_dim)
@@ -263,7 +261,9 @@ class RINModel(ModelMixin, ConfigMixin):
             if width % c[name]:
                 raise ValueError(f"{name}={c[name]} does not divide the attention width {width}")
         if c.latent_dim % 8 or c.interface_dim % 8:
-            raise ValueError(f"latent_dim and interface_dim must be multiples of 8, got {c.latent_dim}, {c.interface_dim}")
+            raise ValueError(
+                f"latent_dim and interface_dim must be multiples of 8, got {c.latent_dim}, {c.interface_dim}"
+            )
         if not 0 <= c.context_frames < (c.num_frames or 1):
             raise ValueError(
                 f"context_frames={c.context_frames} must leave frames to predict; num_frames is {c.num_frames}"
@@ -338,11 +338,9 @@ class RINModel(ModelMixin, ConfigMixin):
             x = x + self.interface_recall(torch.zeros_like(x) if previous is None else previous)
         return x
 
-    def _latents(
-        self, gamma: Tensor, labels: Tensor | None, previous: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _latents(self, gamma: Tensor, labels: Tensor | None, previous: Tensor | None) -> tuple[Tensor, Tensor | None]:
         on_latent = [self.latent_rows().expand(len(gamma), -1, -1)]
-        on_interface = []
+        on_interface: list[Tensor] = []
         (on_latent if self.config.time_on_latent else on_interface).append(self.time_embedding(gamma))
         if self.label_embedding is not None:
             assert labels is not None
@@ -386,7 +384,8 @@ class RINModel(ModelMixin, ConfigMixin):
 
 def _position_table(code: Tensor, kind: PositionCode) -> Table:
     fixed = None if kind == "learned" else code
-    return Table(*code.shape, fixed=fixed, learned=kind != "sin_cos")
+    rows, dim = code.shape
+    return Table(rows, dim, fixed, learned=kind != "sin_cos")
 
 
 def _check(name: str, value: Tensor | None, shape: tuple[int, ...] | None, required: bool = False) -> None:

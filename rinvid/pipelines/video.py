@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -23,7 +22,7 @@ from rinvid.models.rin import RINModel
 from rinvid.schedulers.gamma import GammaDDIMScheduler, GammaDDPMScheduler
 
 OutputType = Literal["np", "pt", "pil"]
-Context = NDArray[np.uint8] | Tensor | Sequence[Image.Image] | str | os.PathLike[str]
+Context = NDArray[np.uint8] | Tensor | list[Image.Image] | str | os.PathLike[str]
 
 
 @dataclass
@@ -100,9 +99,7 @@ class RINVideoPipeline(DiffusionPipeline):
         carry = LatentCarry()
         step = None
         for t, gamma in zip(self.progress_bar(self.scheduler.timesteps), levels, strict=True):
-            output = self.model(
-                self.scheduler.scale_model_input(sample, t), gamma, context=scaled, **carry.inputs()
-            )
+            output = self.model(self.scheduler.scale_model_input(sample, t), gamma, context=scaled, **carry.inputs())
             carry = LatentCarry.of(output)
             step = self.scheduler.step(output.sample, t, sample)
             sample = step.prev_sample
@@ -141,8 +138,9 @@ def _to_tensor(context: Context, count: int, size: tuple[int, int]) -> Tensor:
         return context.float()
     if isinstance(context, str | os.PathLike):
         context = read_clip(context, 0, count, size=size[0])
-    elif isinstance(context, Sequence):
-        context = np.stack([np.asarray(frame.convert("RGB").resize(size[::-1])) for frame in context])
+    elif isinstance(context, list):
+        images = [frame.convert("RGB").resize(size[::-1]) for frame in context]
+        context = np.stack([np.asarray(image) for image in images])
     array = torch.as_tensor(context)
     if array.dtype != torch.uint8:
         raise ValueError(f"an array of context frames must be uint8, got {array.dtype}")

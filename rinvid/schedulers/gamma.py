@@ -115,7 +115,7 @@ class GammaDDIMScheduler(_GammaScheduler):
     @register_to_config
     def __init__(
         self,
-        schedule: Mapping[str, Any] = {"type": "cosine"},  # noqa: B006 (read only, and JSON for the config)
+        schedule: Mapping[str, Any] = {"type": "cosine"},
         prediction_type: PredictionType = "epsilon",
         input_scale: float = 1.0,
         normalize_input: bool = False,
@@ -152,7 +152,7 @@ class GammaDDPMScheduler(_GammaScheduler):
     @register_to_config
     def __init__(
         self,
-        schedule: Mapping[str, Any] = {"type": "cosine"},  # noqa: B006 (read only, and JSON for the config)
+        schedule: Mapping[str, Any] = {"type": "cosine"},
         prediction_type: PredictionType = "epsilon",
         input_scale: float = 1.0,
         normalize_input: bool = False,

@@ -1,0 +1,8 @@
+"""Training: the objective, the optimiser, averaged weights, checkpoints and the loop."""
+
+from rinvid.training.checkpoint import Checkpointer
+from rinvid.training.ema import EMA
+from rinvid.training.objective import diffusion_loss
+from rinvid.training.optim import learning_rate
+
+__all__ = ["EMA", "Checkpointer", "diffusion_loss", "learning_rate"]

@@ -114,7 +114,7 @@ class RunConfig:
         preset: Name of the preset that the run started from.
         model: Arguments of :class:`rinvid.RINModel`.
         output_dir: Run folder; null is runs/<preset>, numbered where that exists.
-        resume: "never"; "auto", from the last checkpoint of the run folder if there is one; or the path of a checkpoint.
+        resume: "never"; "auto", from the run folder's last checkpoint if there is one; or the path of a checkpoint.
         seed: Seed of weights, data order, noise and samples.
         max_steps: Optimiser steps.
         batch_size: Clips a step, over all processes.

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from rinvid.data.clips import ClipSampler, VideoClips, to_model_range
+from rinvid.models.rin import RINModel
 from rinvid.schedules import create_schedule
 from rinvid.seeding import generator
 from rinvid.training.checkpoint import Checkpointer
@@ -28,10 +29,10 @@ from rinvid.training.ema import EMA
 from rinvid.training.objective import diffusion_losses
 from rinvid.training.optim import create_optimizers, learning_rate
 
-Watch = Callable[[int, nn.Module], Mapping[str, float]]
+Watch = Callable[[int, RINModel], Mapping[str, float]]
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (a request that was met, not an error)
     """Training was asked to stop; the run was saved at ``checkpoint``."""
 
     def __init__(self, checkpoint: Path) -> None:
@@ -41,14 +42,14 @@ class Interrupted(Exception):
 
 def train(
     config: RunConfig,
-    model: nn.Module,
+    model: RINModel,
     clips: VideoClips,
     folder: Path,
     accelerator: Accelerator,
     record: Mapping[str, Any],
     resume: Path | None = None,
     watch: Watch | None = None,
-) -> nn.Module:
+) -> RINModel:
     """Train ``model`` and return it with its averaged weights.
 
     Args:
