@@ -36,7 +36,7 @@ DIGITS: dict[str, Any] = {
         "prediction_type": "sample",
         "loss_type": "sample",
     },
-    "optimizer": {"name": "muon", "lr": 3e-3, "warmup_steps": 100, "ema_decay": 0.995},
+    "optimizer": {"name": "muon", "lr": 5e-3, "warmup_steps": 100, "ema_decay": 0.995},
     "sampling": {"scheduler": {"type": "ddim", "schedule": {"type": "cosine"}}, "num_inference_steps": 50},
     "max_steps": 2000,
     "batch_size": 16,
@@ -44,6 +44,12 @@ DIGITS: dict[str, Any] = {
 
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": DIGITS,
+    # The same network for longer: its result is the pipeline that comes with the package.
+    "digits-long": {
+        **DIGITS,
+        "optimizer": {**DIGITS["optimizer"], "ema_decay": 0.999},
+        "max_steps": 8000,
+    },
     "smoke": {
         **DIGITS,
         "optimizer": {**DIGITS["optimizer"], "warmup_steps": 10, "ema_decay": 0.9},

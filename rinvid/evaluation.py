@@ -52,7 +52,7 @@ def predict_clips(
 
 
 def score_clips(
-    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], context_frames: int, mean_frame: Tensor
+    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], context_frames: int, mean_frame: Tensor | None = None
 ) -> dict[str, Any]:
     """PSNR, SSIM and a Frechet distance of predicted frames, beside what trivial predictions reach.
 
@@ -60,11 +60,13 @@ def score_clips(
         truth: uint8 (N, F, H, W, 3).
         predicted: Like ``truth``.
         context_frames: Given frames at the start, which no score but the Frechet distance looks at.
-        mean_frame: Mean of the training frames (3, H, W) in [-1, 1].
+        mean_frame: Mean of the training frames (3, H, W) in [-1, 1], a prediction to beat.
     """
     real, made = to_model_range(torch.from_numpy(truth)), to_model_range(torch.from_numpy(predicted))
     target = real[:, :, context_frames:]
-    guesses = {"prediction": made[:, :, context_frames:], "mean_frame": mean_frame[:, None].expand_as(target)}
+    guesses = {"prediction": made[:, :, context_frames:]}
+    if mean_frame is not None:
+        guesses["mean_frame"] = mean_frame[:, None].expand_as(target)
     if context_frames:
         guesses["copy_last_frame"] = real[:, :, context_frames - 1 : context_frames].expand_as(target)
         guesses["mean_context_frame"] = real[:, :, :context_frames].mean(2, keepdim=True).expand_as(target)

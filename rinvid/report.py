@@ -59,7 +59,7 @@ def finish(
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     save_comparison(truth, predicted, given, config.evaluation.num_examples, folder)
     plot_training(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
-    print_scores(metrics)
+    print_scores(metrics, len(truth))
 
 
 def save_comparison(
@@ -71,9 +71,8 @@ def save_comparison(
     save_mp4(video, folder / "samples.mp4")
 
 
-def print_scores(metrics: Mapping[str, Any]) -> None:
-    """The scores as a small table."""
-    count = metrics["protocol"]["clips"]
+def print_scores(metrics: Mapping[str, Any], count: int) -> None:
+    """The scores of ``count`` clips as a small table."""
     print(f"\npredicted frames of {count} val clips    PSNR dB    SSIM")
     for name in ("prediction", "copy_last_frame", "mean_context_frame", "mean_frame"):
         if name in metrics:
