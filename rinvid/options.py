@@ -47,7 +47,9 @@ def parse(presets: Presets, default: str, arguments: list[str] | None = None) ->
     if preset not in presets:
         _fail(f"unknown preset {preset!r}; known: {', '.join(presets)}")
 
-    parser = ArgumentParser(description="Train, sample and evaluate a RIN on video.", exit_on_error=False)
+    parser = ArgumentParser(
+        description="Train, sample and evaluate a RIN on video.", exit_on_error=False, allow_abbrev=False
+    )
     parser.add_argument("--config", action="config", help="YAML file, for example runs/x/config.yaml of another run")
     parser.add_argument("--preset", type=str, default=preset, help=f"where to start from: {', '.join(presets)}")
     parser.add_class_arguments(RINModel, "model", instantiate=False)

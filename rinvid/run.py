@@ -31,6 +31,7 @@ from rinvid.report import finish, write_text
 from rinvid.run_folder import claim_run_folder
 from rinvid.training.config import Precision, RunConfig
 from rinvid.training.loop import Interrupted, Watch, loss_options, train
+from rinvid.training.optim import learning_rate
 from rinvid.visual import save_image, strip
 
 # Errors that say themselves what is wrong; anything else is a defect and keeps its traceback.
@@ -46,9 +47,8 @@ def main(presets: Presets, default: str, arguments: list[str] | None = None) -> 
         arguments: Command line; None takes the process's own.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    config = parse(presets, default, arguments)
     try:
-        folder = video_prediction(config)
+        folder = video_prediction(parse(presets, default, arguments))
     except Interrupted as stop:
         print(f"{stop}\nto go on: the same command with --output_dir {stop.checkpoint.parents[1]} --resume auto")
         sys.exit(130)
@@ -67,6 +67,7 @@ def video_prediction(config: RunConfig) -> Path:
     _use_all_cores(state)
     set_seed(config.seed)
     claim_backend(config.data.backend)
+    _validate(config, state)
     model = RINModel(**config.model)
     if model.config.num_frames is None:
         raise ValueError("model.num_frames is not set: video prediction needs a video model")
@@ -95,6 +96,15 @@ def video_prediction(config: RunConfig) -> Path:
         finish(config, RINVideoPipeline(model, scheduler), truth, train_clips.mean_frame(), folder, facts)
     accelerator.wait_for_everyone()
     return folder
+
+
+def _validate(config: RunConfig, state: PartialState) -> None:
+    """What would otherwise fail only after the run folder was made."""
+    if config.batch_size % state.num_processes:
+        raise ValueError(f"batch_size={config.batch_size} does not divide over {state.num_processes} processes")
+    loss_options(config)
+    optimizer = config.optimizer
+    learning_rate(0, optimizer.lr, optimizer.warmup_steps, config.max_steps, optimizer.schedule)
 
 
 def create_scheduler(config: RunConfig) -> Any:
@@ -127,8 +137,6 @@ def _watcher(config: RunConfig, scheduler: Any, truth: NDArray[np.uint8], folder
 
 
 def _index(config: RunConfig, model: RINModel, show_progress: bool) -> VideoIndex:
-    if config.data.stride < 1:
-        raise ValueError(f"data.stride must be at least 1, got {config.data.stride}")
     if config.data.root is not None:
         root = Path(config.data.root).expanduser()
     else:

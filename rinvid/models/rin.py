@@ -303,8 +303,8 @@ class RINModel(ModelMixin, ConfigMixin):
             gamma: Noise level in [0, 1], a scalar or (B,).
             class_labels: (B,) whole numbers; -1 is the dropped label.
             context: Clean frames (B, C, c, H, W) times the input scale; only for a model with context frames.
-            latents: Final latents of the pass before (B, m, d_z); None is zeros.
-            interface: Final interface of the pass before (B, n, d_x); None is zeros.
+            latents: Final latents of the pass before (B, m, d_z); None is zeros. Ignored if the model carries none.
+            interface: Final interface of the pass before (B, n, d_x), likewise.
             return_dict: Return a :class:`RINOutput` rather than a tuple of its fields.
 
         Raises:
@@ -375,11 +375,10 @@ class RINModel(ModelMixin, ConfigMixin):
         given = (batch, c.in_channels, c.context_frames, *self.frame_size) if c.context_frames else None
         _check("context", context, given, required=True)
         _check("class_labels", labels, None if c.num_classes is None else (batch,), required=True)
-        remembered = c.self_cond != "none"
-        _check("latents", latents, (batch, c.num_latents, c.latent_dim) if remembered else None)
-        both = c.self_cond == "latent+interface"
-        # Latent-only models ignore a carried interface, so that one carry serves every variant.
-        _check("interface", interface if both else None, (batch, tokens, c.interface_dim) if both else None)
+        if c.self_cond != "none":
+            _check("latents", latents, (batch, c.num_latents, c.latent_dim))
+        if c.self_cond == "latent+interface":
+            _check("interface", interface, (batch, tokens, c.interface_dim))
 
 
 def _position_table(code: Tensor, kind: PositionCode) -> Table:

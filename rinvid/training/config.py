@@ -11,6 +11,11 @@ from rinvid.prediction import LossType, PredictionType
 Precision = Literal["auto", "no", "bf16"]
 
 
+def _check(config: object, name: str, allowed: bool, what: str) -> None:
+    if not allowed:
+        raise ValueError(f"{name} must be {what}, got {getattr(config, name)}")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which clips.
@@ -30,6 +35,9 @@ class DataConfig:
     backend: Literal["auto", "pyav", "decord"] = "auto"
     num_workers: int = 0
     cache_mb: int = 1024
+
+    def __post_init__(self) -> None:
+        _check(self, "stride", self.stride >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,10 @@ class DiffusionConfig:
     input_scale: float = 1.0
     normalize_input: bool = False
     self_cond_rate: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check(self, "input_scale", 0 < self.input_scale <= 1, "in (0, 1]")
+        _check(self, "self_cond_rate", 0 <= self.self_cond_rate <= 1, "in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,11 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
 
+    def __post_init__(self) -> None:
+        _check(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
+        _check(self, "lr", self.lr > 0, "above 0")
+        _check(self, "max_grad_norm", self.max_grad_norm > 0, "above 0")
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -89,6 +106,9 @@ class SamplingConfig:
 
     scheduler: Mapping[str, Any] = field(default_factory=lambda: {"type": "ddim", "schedule": {"type": "cosine"}})
     num_inference_steps: int = 100
+
+    def __post_init__(self) -> None:
+        _check(self, "num_inference_steps", self.num_inference_steps >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -104,6 +124,10 @@ class EvaluationConfig:
     num_clips: int = 256
     batch_size: int = 64
     num_examples: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("num_clips", "batch_size", "num_examples"):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -144,13 +168,7 @@ class RunConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("max_steps", 1),
-            ("batch_size", 1),
-            ("log_every", 1),
-            ("watch_every", 0),
-            ("checkpoint_every", 0),
-            ("keep_checkpoints", 1),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("max_steps", "batch_size", "log_every", "keep_checkpoints"):
+            _check(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("seed", "watch_every", "checkpoint_every"):
+            _check(self, name, getattr(self, name) >= 0, "at least 0")
