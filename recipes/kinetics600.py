@@ -38,7 +38,7 @@ DIGITS: dict[str, Any] = {
     },
     "optimizer": {"name": "muon", "lr": 5e-3, "warmup_steps": 100, "ema_decay": 0.995},
     "sampling": {"scheduler": {"type": "ddim", "schedule": {"type": "cosine"}}, "num_inference_steps": 50},
-    "max_steps": 2000,
+    "max_steps": 1300,
     "batch_size": 16,
 }
 

@@ -138,9 +138,7 @@ def test_squared_error(name: PredictionType, loss: LossType, scale: float, x0: T
 
 
 @pytest.mark.parametrize(("name", "loss"), itertools.product(PREDICTIONS, LOSSES))
-def test_the_perfect_output_has_no_error(
-    name: PredictionType, loss: LossType, x0: Tensor, epsilon: Tensor
-) -> None:
+def test_the_perfect_output_has_no_error(name: PredictionType, loss: LossType, x0: Tensor, epsilon: Tensor) -> None:
     x_t = add_noise(x0, epsilon, GAMMAS)
     error = squared_error(output_of(x0, epsilon, GAMMAS, name), x_t, x0, epsilon, GAMMAS, name, loss)
     torch.testing.assert_close(error, torch.zeros(4, dtype=torch.float64), atol=1e-18, rtol=0)

@@ -137,5 +137,5 @@ def test_parameters_out_of_range_are_refused(spec: dict[str, object], message: s
 
 def test_a_registered_part_that_is_no_schedule_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.schedules._parts, "no_schedule", lambda: {})
-    with pytest.raises(TypeError, match="made a dict, not a rinvid.schedules.Schedule"):
+    with pytest.raises(TypeError, match=r"made a dict, not a rinvid\.schedules\.Schedule"):
         create_schedule("no_schedule")

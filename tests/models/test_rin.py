@@ -21,6 +21,7 @@ from tests.helpers import (
     parity,
     randomised,
     reference_model,
+    relative_error,
     small_model,
 )
 
@@ -133,8 +134,7 @@ def test_shapes(variant: str) -> None:
     assert output.interface.shape == (2, t * h * w, model.config.interface_dim)
     assert isinstance(as_tuple, tuple)
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(as_tuple, (output.sample, output.latents, output.interface), strict=True)
+        torch.equal(a, b) for a, b in zip(as_tuple, (output.sample, output.latents, output.interface), strict=True)
     )
 
 
@@ -438,6 +438,18 @@ def test_a_saved_model_is_the_same_model(variant: str, tmp_path: Path) -> None:
     }
     inputs = {**model_inputs(model), **carried(model)}
     assert torch.equal(run(loaded, inputs), run(model, inputs))
+
+
+@pytest.mark.parametrize("variant", ["append", "fixed positions", "context embedding, inline"])
+def test_a_saved_model_loads_in_half_precision(variant: str, tmp_path: Path) -> None:
+    model = small_model(**VARIANTS[variant]).eval()
+    model.save_pretrained(tmp_path)
+    half = RINModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    inputs = model_inputs(model)
+    cast = {name: value if name == "gamma" else value.bfloat16() for name, value in inputs.items()}
+    output = run(half, cast)
+    assert output.dtype == torch.bfloat16
+    assert relative_error(output.float(), run(model, inputs)) < 0.03
 
 
 def test_a_saved_model_loads_in_a_fresh_process(tmp_path: Path) -> None:

@@ -1,0 +1,259 @@
+"""The objective: the reference's loss and gradients, the self-conditioning pass, what is random."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rinvid.models.rin import RINModel
+from rinvid.prediction import add_noise, squared_error
+from rinvid.schedules import create_schedule
+from rinvid.training import diffusion_loss
+from rinvid.training.objective import diffusion_losses
+from tests.helpers import (
+    channels_first,
+    from_reference,
+    model_inputs,
+    parity,
+    randomised,
+    reference_model,
+    reference_schedule,
+    relative_error,
+    small_model,
+)
+
+SCHEDULE = create_schedule("cosine")
+
+
+def batch_of(model: RINModel, batch: int = 3) -> dict[str, Any]:
+    """Clean data, times and noise, with the context or labels that the model takes."""
+    inputs = model_inputs(model, batch)
+    x0 = inputs.pop("sample").clamp(-1, 1)
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(8))
+    return {"x0": x0, "noise": noise, "t": inputs.pop("gamma"), "schedule": SCHEDULE, **inputs}
+
+
+def gradients(model: RINModel) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def by_hand(model: RINModel, data: dict[str, Any], mask: Tensor, scale: float = 1.0, detach: bool = True) -> Tensor:
+    """Losses by sample (B,) of epsilon prediction, with both passes written out."""
+    gamma = SCHEDULE(data["t"])
+    x0 = data["x0"] * scale
+    x_t = add_noise(x0, data["noise"], gamma)
+    context = data["context"] * scale
+    latents = model(x_t, gamma, context=context).latents
+    latents = (latents.detach() if detach else latents) * mask.reshape(-1, 1, 1)
+    output = model(x_t, gamma, context=context, latents=latents).sample
+    return (output - data["noise"]).square().flatten(1).mean(1)
+
+
+def test_reference_loss_and_gradients() -> None:
+    arrays, meta = parity("diffusion_video_5to11")
+    model = reference_model("diffusion_video_5to11")
+    clip = channels_first(arrays["train_x01"]) * 2 - 1
+    given = model.config.context_frames
+    schedule, noise = reference_schedule(meta["model"]["train_schedule"]), channels_first(arrays["train_noise"])
+    noisy = add_noise(clip[:, :, given:], noise, schedule(arrays["train_t"]))
+    torch.testing.assert_close(noisy, channels_first(arrays["train_x_noised"]), atol=1e-5, rtol=0)
+    loss = diffusion_loss(
+        model,
+        clip[:, :, given:],
+        schedule,
+        context=clip[:, :, :given],
+        t=arrays["train_t"],
+        noise=noise,
+        self_cond_rate=meta["self_cond_rate"],
+        self_cond_mask=arrays["train_selfcond_uniform"] > 1 - meta["self_cond_rate"],
+    )
+    assert loss.shape == ()
+    assert float(loss.detach()) == pytest.approx(float(arrays["loss"]), rel=1e-5)
+    loss.backward()
+    own = gradients(model)
+    recorded = {name.removeprefix("grad/"): a for name, a in arrays.items() if name.startswith("grad/")}
+    assert len(recorded) == 6
+    for name, array in recorded.items():
+        ours, expected = from_reference(name, array)
+        assert relative_error(own[ours], expected) < 2e-4, name
+
+
+@pytest.mark.parametrize("mask", [[True, True, True], [False, False, False], [True, False, True]])
+def test_the_mask_keeps_or_zeroes_the_carry_of_each_sample(mask: list[bool]) -> None:
+    model = randomised(small_model())
+    data, keep = batch_of(model), torch.tensor(mask)
+    losses = diffusion_losses(model, **data, self_cond_mask=keep)
+    torch.testing.assert_close(losses.loss, by_hand(model, data, keep))
+    assert torch.equal(losses.t, data["t"])
+    other = by_hand(model, data, ~keep)
+    assert ((losses.loss - other).abs() > 1e-4).all(), "the mask must matter for each sample"
+    torch.testing.assert_close(diffusion_loss(model, **data, self_cond_mask=keep), losses.loss.mean())
+
+
+@pytest.mark.parametrize("self_cond", ["latent", "latent+interface"])
+def test_both_kinds_of_state_are_carried(self_cond: str) -> None:
+    model = randomised(small_model(self_cond=self_cond))
+    data = batch_of(model)
+    with torch.no_grad():
+        losses = diffusion_losses(model, **data, self_cond_mask=torch.ones(3, dtype=torch.bool)).loss
+        gamma = SCHEDULE(data["t"])
+        x_t = add_noise(data["x0"], data["noise"], gamma)
+        first = model(x_t, gamma, context=data["context"])
+        second = model(x_t, gamma, context=data["context"], latents=first.latents, interface=first.interface)
+    torch.testing.assert_close(losses, (second.sample - data["noise"]).square().flatten(1).mean(1))
+
+
+@pytest.mark.parametrize(("rate", "passes"), [(0.0, 1), (0.5, 2), (1.0, 2)])
+def test_a_rate_of_zero_takes_no_first_pass(rate: float, passes: int) -> None:
+    model = randomised(small_model())
+    data, calls = batch_of(model), []
+    model.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    loss = diffusion_losses(model, **data, self_cond_rate=rate, generator=torch.Generator().manual_seed(0)).loss
+    assert calls == [False, True][-passes:]
+    if rate == 0:
+        torch.testing.assert_close(loss, by_hand(model, data, torch.zeros(3)))
+    elif rate == 1:
+        torch.testing.assert_close(loss, by_hand(model, data, torch.ones(3)))
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.9])
+@pytest.mark.parametrize("base", [{}, {"num_frames": None, "context_frames": 0, "num_classes": 4}])
+def test_models_without_self_conditioning_train(base: dict[str, Any], rate: float) -> None:
+    model = randomised(small_model(**base, self_cond="none"))
+    data = batch_of(model)
+    gamma = SCHEDULE(data["t"])
+    given = {name: data[name] for name in ("context", "class_labels") if name in data}
+    output = model(add_noise(data["x0"], data["noise"], gamma), gamma, **given).sample
+    expected = (output - data["noise"]).square().mean()
+    torch.testing.assert_close(diffusion_loss(model, **data, self_cond_rate=rate), expected)
+
+
+def test_the_input_scale_multiplies_data_and_context() -> None:
+    model = randomised(small_model())
+    data, keep = batch_of(model), torch.ones(3, dtype=torch.bool)
+    loss = diffusion_losses(model, **data, input_scale=0.4, self_cond_mask=keep).loss
+    torch.testing.assert_close(loss, by_hand(model, data, keep, scale=0.4))
+    assert ((loss - diffusion_losses(model, **data, self_cond_mask=keep).loss).abs() > 1e-4).all()
+
+
+@pytest.mark.parametrize("loss_type", ["epsilon", "sample", "v_prediction"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
+def test_a_normalised_input_is_for_the_network_only(prediction_type: Any, loss_type: Any) -> None:
+    model = randomised(small_model())
+    data, scale = batch_of(model), 0.5
+    gamma, x0 = SCHEDULE(data["t"]), data["x0"] * scale
+    x_t = add_noise(x0, data["noise"], gamma)
+    seen = x_t / x_t.flatten(1).std(1, correction=0).reshape(-1, 1, 1, 1, 1)
+    output = model(seen, gamma, context=data["context"] * scale).sample
+    expected = squared_error(output, x_t, x0, data["noise"], gamma, prediction_type, loss_type, scale)
+    losses = diffusion_losses(
+        model,
+        **data,
+        prediction_type=prediction_type,
+        loss_type=loss_type,
+        input_scale=scale,
+        normalize_input=True,
+        self_cond_rate=0.0,
+    )
+    torch.testing.assert_close(losses.loss, expected)
+
+
+def test_a_schedule_may_be_a_spec() -> None:
+    model = randomised(small_model())
+    data = batch_of(model) | {"schedule": {"type": "sigmoid", "tau": 0.9}}
+    keep = torch.ones(3, dtype=torch.bool)
+    loss = diffusion_loss(model, **data, self_cond_mask=keep)
+    assert torch.equal(loss, diffusion_loss(model, **data | {"schedule": "sigmoid"}, self_cond_mask=keep))
+    assert not torch.equal(loss, diffusion_loss(model, **data | {"schedule": "linear"}, self_cond_mask=keep))
+
+
+def test_the_generator_gives_all_that_is_random() -> None:
+    model = randomised(small_model())
+    data = batch_of(model)
+    fixed = {name: data[name] for name in ("x0", "schedule", "context")}
+
+    def draw(seed: int) -> Tensor:
+        torch.manual_seed(draw.calls)  # type: ignore[attr-defined]
+        draw.calls += 1  # type: ignore[attr-defined]
+        losses = diffusion_losses(model, **fixed, self_cond_rate=0.5, generator=torch.Generator().manual_seed(seed))
+        return torch.stack([losses.loss, losses.t])
+
+    draw.calls = 0  # type: ignore[attr-defined]
+    first = draw(1)
+    assert torch.equal(draw(1), first)
+    assert not torch.isclose(draw(2), first).any()
+
+
+def test_times_are_uniform() -> None:
+    model = small_model(num_layers=[0]).eval()
+    with torch.no_grad():
+        t = diffusion_losses(
+            model,
+            torch.zeros(2000, 3, 4, 8, 8),
+            SCHEDULE,
+            context=torch.zeros(2000, 3, 3, 8, 8),
+            self_cond_rate=0.0,
+            generator=torch.Generator().manual_seed(0),
+        ).t
+    assert t.min() >= 0
+    assert t.max() <= 1
+    quarters = torch.histc(t, bins=4, min=0, max=1)
+    assert (quarters - 500).abs().max() < 80
+
+
+def test_two_backward_passes_in_a_row_add_up() -> None:
+    model = randomised(small_model())
+    data, keep = batch_of(model), torch.ones(3, dtype=torch.bool)
+    diffusion_loss(model, **data, self_cond_mask=keep).backward()
+    once = gradients(model)
+    diffusion_loss(model, **data, self_cond_mask=keep).backward()
+    twice = gradients(model)
+    assert once.keys() == twice.keys()
+    for name, gradient in once.items():
+        torch.testing.assert_close(twice[name], 2 * gradient, msg=name)
+
+
+def test_no_gradient_is_taken_through_the_first_pass() -> None:
+    model = randomised(small_model())
+    data, keep = batch_of(model), torch.ones(3, dtype=torch.bool)
+    found = []
+    for detach in (True, False):
+        model.zero_grad()
+        by_hand(model, data, keep, detach=detach).mean().backward()
+        found.append(gradients(model))
+    model.zero_grad()
+    diffusion_loss(model, **data, self_cond_mask=keep).backward()
+    own = gradients(model)
+    cut, through = found
+    for name in own:
+        torch.testing.assert_close(own[name], cut[name], atol=1e-5, rtol=1e-3, msg=name)
+    assert relative_error(through["latent_rows.weight"], cut["latent_rows.weight"]) > 1e-2
+
+
+def test_gradients_reach_the_self_conditioning_from_its_silent_start() -> None:
+    model = small_model()
+    data = batch_of(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        diffusion_loss(model, **data, self_cond_mask=torch.ones(3, dtype=torch.bool)).backward()
+        recall = model.latent_recall
+        assert recall.norm.weight.grad.any()
+        assert bool(recall.feed_forward.contract.weight.grad.any()) == (step > 0)
+        optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prediction_type": "noise"}, "'noise'; known: epsilon, sample, v_prediction"),
+        ({"loss_type": "huber"}, "'huber'; known: epsilon, sample, v_prediction"),
+        ({"schedule": "quartic"}, "'quartic'; known"),
+        ({"context": None}, "context is missing"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+    model = small_model()
+    with pytest.raises(ValueError, match=message):
+        diffusion_loss(model, **batch_of(model) | options)
