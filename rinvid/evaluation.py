@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from rinvid.data.clips import VideoClips, to_model_range
+from rinvid.data.clips import VideoClips, to_model_range, to_uint8
 from rinvid.metrics.frames import psnr, ssim
 from rinvid.metrics.frechet import frechet_distance
 from rinvid.metrics.random3d import Random3D
@@ -47,7 +47,10 @@ def predict_clips(
         part = truth[first : first + batch_size]
         generators = [generator(seed, first + index) for index in range(len(part))]
         context = part[:, :given] if given else None
-        predicted.append(pipeline(context, steps, batch_size=len(part), generator=generators).frames)
+        clips = pipeline(
+            context, num_inference_steps=steps, generator=generators, output_type="pt", batch_size=len(part)
+        ).frames
+        predicted.append(to_uint8(clips * 2 - 1).cpu().numpy())
     return np.concatenate(predicted)
 
 

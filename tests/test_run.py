@@ -107,6 +107,7 @@ def test_the_saved_pipeline_loads(finished, videos):
     pipeline = RINVideoPipeline.from_pretrained(finished[0] / "pipeline")
     frames = pipeline(videos / "bar1.mp4", num_inference_steps=1).frames
     assert frames.shape == (1, 16, 16, 16, 3)
+    assert 0 <= frames.min() <= frames.max() <= 1
 
 
 def losses(folder: Path) -> list[float]:

@@ -30,7 +30,7 @@ class VideoPipelineOutput(BaseOutput):
     """Sampled clips, context frames first.
 
     Attributes:
-        frames: By output type: "np" uint8 array (B, F, H, W, C); "pt" float tensor (B, C, F, H, W) in [-1, 1];
+        frames: By output type: "np" float array (B, F, H, W, C) in [0, 1]; "pt" float tensor (B, C, F, H, W) in [0, 1];
             "pil" a list of B lists of F images.
     """
 
@@ -57,49 +57,63 @@ class RINVideoPipeline(DiffusionPipeline):
     def __call__(
         self,
         context: Context | None = None,
+        class_labels: Tensor | list[int] | None = None,
+        num_frames: int | None = None,
         num_inference_steps: int = 400,
-        batch_size: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
-        noise: Tensor | None = None,
         output_type: OutputType = "np",
+        batch_size: int = 1,
     ) -> VideoPipelineOutput:
         """Sample clips.
 
         Args:
             context: The given frames: a uint8 array (B, c, H, W, C) or (c, H, W, C), a float tensor (B, C, c, H, W)
                 in [-1, 1], a list of PIL images, or the path of a video whose first frames are taken.
+            class_labels: (B,) whole numbers, for a model with classes.
+            num_frames: Frames of the result, context included; None is the model's own. A longer clip is rolled out:
+                its last frames become the next context.
             num_inference_steps: Sampling steps; RIN is made for hundreds (RIN paper: 400 and 1000).
-            batch_size: Clips to sample where the model takes no context.
             generator: Source of the noise; a list has one generator a clip.
-            noise: The starting noise itself (B, C, F - c, H, W).
             output_type: "np", "pt" or "pil".
+            batch_size: Clips to sample where the model takes no context.
 
         Raises:
-            ValueError: The context does not fit the model, with the shape that would; unknown output type.
+            ValueError: The context does not fit the model, with the shape that would; an argument is out of range.
         """
         if output_type not in get_args(OutputType):
             raise ValueError(f"output_type {output_type!r}; known: {', '.join(get_args(OutputType))}")
-        config = self.model.config
         given = self.prepare_context(context)
-        batch = batch_size if given is None else len(given)
-        device, dtype = self._execution_device, self.model.dtype
-        if noise is None:
-            shape = (batch, config.in_channels, self.model.predicted_frames, *self.model.frame_size)
-            noise = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
-        predicted = self._denoise(noise.to(device, dtype), given, num_inference_steps)
-        frames = predicted if given is None else torch.cat([given.to(predicted), predicted], dim=2)
+        total = num_frames or self.model.config.num_frames
+        if not self.model.config.context_frames < total:
+            raise ValueError(f"num_frames={num_frames} leaves no frame to predict after the context")
+        if given is None and total > self.model.config.num_frames:
+            raise ValueError(f"num_frames={num_frames}: a model without context frames cannot roll a clip out")
+        labels = None if class_labels is None else torch.as_tensor(class_labels, device=self._execution_device)
+        windows = [] if given is None else [given]
+        while sum(window.shape[2] for window in windows) < total:
+            last = torch.cat(windows, dim=2)[:, :, -given.shape[2] :] if given is not None else None
+            noise = self._noise(batch_size if given is None else len(given), generator)
+            windows.append(self._denoise(noise, last, labels, num_inference_steps))
+        frames = torch.cat([window.to(windows[-1]) for window in windows], dim=2)[:, :, :total]
         return VideoPipelineOutput(frames=_to_output(frames, output_type))
 
-    def _denoise(self, sample: Tensor, context: Tensor | None, num_inference_steps: int) -> Tensor:
+    def _noise(self, batch: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+        shape = (batch, self.model.config.in_channels, self.model.predicted_frames, *self.model.frame_size)
+        noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+        return noise.to(self.model.dtype)
+
+    def _denoise(
+        self, sample: Tensor, context: Tensor | None, labels: Tensor | None, num_inference_steps: int
+    ) -> Tensor:
         """The last x0 of a trajectory from noise, in [-1, 1]."""
         scale = self.scheduler.config.input_scale
-        scaled = None if context is None else (context * scale).to(sample)
+        inputs = {"class_labels": labels, "context": None if context is None else (context * scale).to(sample)}
         self.scheduler.set_timesteps(num_inference_steps, device=sample.device)
         levels = self.scheduler.gamma(self.scheduler.timesteps).to(sample.dtype)
         carry = LatentCarry()
         step = None
         for t, gamma in zip(self.progress_bar(self.scheduler.timesteps), levels, strict=True):
-            output = self.model(self.scheduler.scale_model_input(sample, t), gamma, context=scaled, **carry.inputs())
+            output = self.model(self.scheduler.scale_model_input(sample, t), gamma, **inputs, **carry.inputs())
             carry = LatentCarry.of(output)
             step = self.scheduler.step(output.sample, t, sample)
             sample = step.prev_sample
@@ -152,7 +166,7 @@ def _shape(context: Context) -> object:
 
 
 def _to_output(frames: Tensor, output_type: OutputType) -> Any:
-    if output_type == "pt":
-        return frames
-    array = to_uint8(frames).cpu().numpy()
-    return array if output_type == "np" else [[Image.fromarray(frame) for frame in clip] for clip in array]
+    if output_type == "pil":
+        return [[Image.fromarray(frame) for frame in clip] for clip in to_uint8(frames).cpu().numpy()]
+    unit = frames.float().add(1).div(2).clamp(0, 1)
+    return unit if output_type == "pt" else unit.movedim(1, -1).cpu().numpy()
