@@ -28,7 +28,6 @@ DIGITS: dict[str, Any] = {
         "interface_position": "sin_cos_plus_learned",
         "temporal_position": True,
         "context_mode": "concat",
-        "context_embedding": True,
         "mixer_kernel": 3,
     },
     "diffusion": {

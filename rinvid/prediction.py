@@ -31,6 +31,12 @@ def check_prediction_type(prediction_type: str) -> None:
         raise ValueError(f"prediction_type {prediction_type!r}; known: {', '.join(get_args(PredictionType))}")
 
 
+def check_loss_type(loss_type: str) -> None:
+    """Raise ValueError unless the name is one of the three loss types."""
+    if loss_type not in get_args(LossType):
+        raise ValueError(f"loss_type {loss_type!r}; known: {', '.join(get_args(LossType))}")
+
+
 def expand(gamma: Tensor, like: Tensor) -> Tensor:
     """gamma of shape () or (B,) with trailing axes added, so that it broadcasts against ``like``."""
     return gamma.reshape(gamma.shape + (1,) * (like.ndim - gamma.ndim)) if gamma.ndim else gamma

@@ -55,6 +55,8 @@ def create_schedule(spec: registry.Spec | Schedule, **parameters: Any) -> Schedu
         ValueError: Unknown name or parameter, or a parameter out of its range.
     """
     if isinstance(spec, Schedule):
+        if parameters:
+            raise TypeError(f"{spec} is a schedule already; parameters {sorted(parameters)} need a name")
         return spec
     schedule = registry.schedules.create(spec, **parameters)
     if not isinstance(schedule, Schedule):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+import hashlib
+
 import torch
 
 
@@ -10,8 +11,8 @@ def generator(*key: int, device: str | torch.device = "cpu") -> torch.Generator:
     """A torch generator given by ``key``, for example (seed, step, process).
 
     Args:
-        *key: Whole numbers >= 0; keys that differ anywhere give unrelated numbers.
+        *key: Whole numbers; keys that differ anywhere give unrelated numbers.
         device: Where the generator draws.
     """
-    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state >> 1))
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -27,7 +27,8 @@ def ssim(predicted: Tensor, truth: Tensor) -> Tensor:
         predicted: (B, C, F, H, W) in [-1, 1], H and W at least 11.
         truth: Like ``predicted``.
     """
-    made, true = (x.transpose(1, 2).flatten(0, 1).float() for x in (predicted, truth))
-    values = structural_similarity_index_measure(made, true, data_range=RANGE, reduction="none")
+    # SSIM's brightness term is made for values that are not negative.
+    made, true = (x.transpose(1, 2).flatten(0, 1).float().add(1).div(2) for x in (predicted, truth))
+    values = structural_similarity_index_measure(made, true, data_range=1.0, reduction="none")
     assert isinstance(values, Tensor)
     return values.reshape(predicted.shape[0], -1).mean(1)

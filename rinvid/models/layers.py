@@ -1,7 +1,7 @@
 """The layers a RIN is made of. Each class lists in ``no_decay`` which of its own parameters are biases or gains.
 
-The list is a property of the module, not a mark on the tensor, because tensors are replaced when weights are
-loaded or sharded.
+Dense layers say in ``hidden`` whether they lie between features of the network, which is where Muon applies. Both are
+properties of the module, not marks on the tensor, because tensors are replaced when weights are loaded or sharded.
 """
 
 from __future__ import annotations
@@ -17,10 +17,17 @@ class Linear(nn.Linear):
     """Dense layer with Glorot-uniform kernel and zero bias."""
 
     no_decay = ("bias",)
+    hidden = True
 
     def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.weight)
         nn.init.zeros_(self.bias)
+
+
+class Readout(Linear):
+    """The last dense layer, whose rows stand for pixels rather than features."""
+
+    hidden = False
 
 
 class LayerNorm(nn.LayerNorm):
@@ -40,6 +47,7 @@ class Table(nn.Module):
 
     def __init__(self, rows: int, dim: int, fixed: Tensor | None = None, learned: bool = True) -> None:
         super().__init__()
+        fixed = None if fixed is None else fixed.to(torch.get_default_dtype())
         self.register_buffer("fixed", fixed, persistent=False)
         self.weight = nn.Parameter(torch.zeros(rows, dim)) if learned else None
         if self.weight is not None and fixed is None:
@@ -100,16 +108,22 @@ class DropPath(nn.Module):
         return branch * keep.to(branch.dtype) / (1 - self.rate)
 
 
-class TokenMixer(nn.Module):
-    """Depthwise 3x3x3 convolution among the tokens of a grid, with zeros beyond its border."""
+class DepthwiseConv3d(nn.Conv3d):
+    """Convolution of each channel by itself, with zeros beyond the border."""
 
     no_decay = ("bias",)
 
     def __init__(self, dim: int, kernel_size: int) -> None:
+        super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+
+
+class TokenMixer(nn.Module):
+    """Depthwise convolution among the tokens of a grid."""
+
+    def __init__(self, dim: int, kernel_size: int) -> None:
         super().__init__()
         self.norm = LayerNorm(dim)
-        self.kernel_size = kernel_size
-        self.conv = nn.Conv3d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.conv = DepthwiseConv3d(dim, kernel_size)
 
     def forward(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
         volume = self.norm(x).transpose(1, 2).unflatten(-1, grid)  # (B, dim, t, h, w)

@@ -30,7 +30,8 @@ def sinusoid(values: Tensor, dim: int) -> Tensor:
 
 def coordinates(length: int) -> Tensor:
     """Coordinates of ``length`` places spread evenly over [0, 1000]."""
-    return torch.linspace(0, COORDINATE_SCALE, length) if length > 1 else torch.zeros(1)
+    # float32 whatever the default: bf16 cannot tell 1000 from 998.
+    return torch.arange(length, dtype=torch.float32) / max(length - 1, 1) * COORDINATE_SCALE
 
 
 def grid_code(height: int, width: int, dim: int) -> Tensor:
@@ -54,5 +55,5 @@ def clip_code(times: Sequence[float], height: int, width: int, dim: int, tempora
     """
     code = grid_code(height, width, dim).unsqueeze(0).expand(len(times), -1, -1)
     if temporal:
-        code = code + sinusoid(torch.tensor(times) * COORDINATE_SCALE, dim).unsqueeze(1)
+        code = code + sinusoid(torch.tensor(times, dtype=torch.float32) * COORDINATE_SCALE, dim).unsqueeze(1)
     return code.flatten(0, 1)

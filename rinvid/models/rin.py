@@ -147,7 +147,7 @@ class RINModel(ModelMixin, ConfigMixin):
         time_scaling: gamma is multiplied by it before it is coded.
         latent_position: Latents are "learned" rows, fixed "sin_cos" codes or their sum, "sin_cos_plus_learned".
         interface_position: Position code of the interface tokens, the same choices.
-        temporal_position: Fixed codes of a video tell frames apart; the released code repeats the 2-D code over time.
+        temporal_position: The fixed codes of a video also code time; the released code repeats the 2-D code over time.
         context_mode: How context enters: its tokens follow the predicted ones ("append", the released code), both are
             tokenized as the one clip they are ("inline"), or it is stacked on the channels of every predicted frame
             ("concat").
@@ -205,6 +205,9 @@ class RINModel(ModelMixin, ConfigMixin):
         self.codec: Tokenizer = registry.tokenizers.create(
             tokenizer, in_channels=in_channels * (1 + stacked), out_channels=in_channels, dim=interface_dim
         )
+        if self.codec.video != (num_frames is not None):
+            kind = "images" if num_frames is None else "videos"
+            raise ValueError(f"tokenizer {dict(tokenizer)} does not fit {kind}: num_frames is {num_frames}")
         self.spans = self._token_spans()
         self.grid: Grid = (len(self.spans), *self.codec.grid(1, *self.frame_size)[1:])
 
@@ -268,6 +271,10 @@ class RINModel(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"context_frames={c.context_frames} must leave frames to predict; num_frames is {c.num_frames}"
             )
+        if c.context_embedding and (c.context_mode == "concat" or not c.context_frames):
+            raise ValueError("context_embedding marks tokens of context frames; this configuration has none")
+        if c.temporal_position and c.interface_position == "learned":
+            raise ValueError("temporal_position is part of the fixed codes; interface_position is 'learned'")
         if c.mixer_kernel and c.mixer_kernel % 2 == 0:
             raise ValueError(f"mixer_kernel must be odd, or 0 for none, got {c.mixer_kernel}")
 

@@ -88,7 +88,7 @@ class RINVideoPipeline(DiffusionPipeline):
             raise ValueError(f"num_frames={num_frames} leaves no frame to predict after the context")
         if given is None and total > self.model.config.num_frames:
             raise ValueError(f"num_frames={num_frames}: a model without context frames cannot roll a clip out")
-        labels = None if class_labels is None else torch.as_tensor(class_labels, device=self._execution_device)
+        labels = self._labels(class_labels)
         windows = [] if given is None else [given]
         while sum(window.shape[2] for window in windows) < total:
             last = torch.cat(windows, dim=2)[:, :, -given.shape[2] :] if given is not None else None
@@ -97,23 +97,37 @@ class RINVideoPipeline(DiffusionPipeline):
         frames = torch.cat([window.to(windows[-1]) for window in windows], dim=2)[:, :, :total]
         return VideoPipelineOutput(frames=_to_output(frames, output_type))
 
+    def _labels(self, class_labels: Tensor | list[int] | None) -> Tensor | None:
+        if class_labels is None:
+            return None
+        labels = torch.as_tensor(class_labels, device=self._execution_device)
+        classes = self.model.config.num_classes
+        if classes is not None and not bool(((labels >= -1) & (labels < classes)).all()):
+            raise ValueError(f"class_labels must be in [0, {classes - 1}], or -1 for none, got {labels.tolist()}")
+        return labels
+
     def _noise(self, batch: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
         shape = (batch, self.model.config.in_channels, self.model.predicted_frames, *self.model.frame_size)
-        noise = randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
-        return noise.to(self.model.dtype)
+        return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
 
     def _denoise(
         self, sample: Tensor, context: Tensor | None, labels: Tensor | None, num_inference_steps: int
     ) -> Tensor:
         """The last x0 of a trajectory from noise, in [-1, 1]."""
         scale = self.scheduler.config.input_scale
-        inputs = {"class_labels": labels, "context": None if context is None else (context * scale).to(sample)}
+        inputs = {
+            "class_labels": labels,
+            "context": None if context is None else (context * scale).to(self.model.dtype),
+        }
         self.scheduler.set_timesteps(num_inference_steps, device=sample.device)
-        levels = self.scheduler.gamma(self.scheduler.timesteps).to(sample.dtype)
+        # x_t and gamma stay in float32 between steps; the network casts what it is given.
+        levels = self.scheduler.gamma(self.scheduler.timesteps)
+        dtype = self.model.dtype
         carry = LatentCarry()
         step = None
         for t, gamma in zip(self.progress_bar(self.scheduler.timesteps), levels, strict=True):
-            output = self.model(self.scheduler.scale_model_input(sample, t), gamma, **inputs, **carry.inputs())
+            seen = self.scheduler.scale_model_input(sample, t).to(dtype)
+            output = self.model(seen, gamma, **inputs, **carry.inputs())
             carry = LatentCarry.of(output)
             step = self.scheduler.step(output.sample, t, sample)
             sample = step.prev_sample

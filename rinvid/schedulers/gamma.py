@@ -49,12 +49,13 @@ class _GammaScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"input_scale must be in (0, 1], got {self.config.input_scale}")
         if self.config.time_difference < 0:
             raise ValueError(f"time_difference must be >= 0, got {self.config.time_difference}")
-        self._schedule = create_schedule(dict(self.config.schedule))
+        spec = self.config.schedule
+        self._schedule = create_schedule(spec if isinstance(spec, str) else dict(spec))
         self.num_inference_steps: int | None = None
         self.timesteps = torch.empty(0)
         if self.config.prediction_type == "epsilon" and self.gamma(torch.ones(())) == 0:
             raise ValueError(
-                f"schedule {self.config.schedule['type']!r} reaches gamma = 0, where epsilon prediction has no x0; "
+                f"schedule {spec!r} reaches gamma = 0, where epsilon prediction has no x0; "
                 "use sample or v_prediction, or a schedule that stays above 0"
             )
 
@@ -188,6 +189,8 @@ class GammaDDPMScheduler(_GammaScheduler):
         ratio = (gamma / gamma_next).clamp(0, 1)
         variance = 1 - ratio
         mean = (sample.float() - variance / (1 - gamma).sqrt() * epsilon) / ratio.sqrt()
+        # Out of pure noise (gamma = 0) the step is known from x0 alone.
+        mean = torch.where(ratio > 0, mean, gamma_next.sqrt() * x0)
         if self.config.variance_type == "fixed_small":
             variance = (1 - gamma_next) / (1 - gamma) * variance
         x_next = mean + variance.sqrt() * variance_noise.float()

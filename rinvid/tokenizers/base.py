@@ -24,6 +24,9 @@ class Tokenizer(nn.Module, ABC):
         self.out_channels = out_channels
         self.dim = dim
 
+    video: bool
+    """Whether samples are clips (B, C, F, H, W) rather than images (B, C, H, W)."""
+
     @property
     @abstractmethod
     def frame_stride(self) -> int:

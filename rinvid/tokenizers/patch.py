@@ -8,7 +8,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from rinvid.models.layers import Linear
+from rinvid.models.layers import Linear, Readout
 from rinvid.tokenizers.base import Grid, Tokenizer
 
 # A strided convolution whose kernel is its stride is a dense layer on patches, which is what runs fast everywhere.
@@ -30,7 +30,9 @@ class Patch3D(Tokenizer):
         self.patch = tuple(patch_size)
         volume = self.patch[0] * self.patch[1] * self.patch[2]
         self.stem = Linear(volume * in_channels, dim)
-        self.readout = Linear(dim, volume * out_channels)
+        self.readout = Readout(dim, volume * out_channels)
+
+    video = True
 
     @property
     def frame_stride(self) -> int:
@@ -62,6 +64,8 @@ class Patch2D(Patch3D):
     def __init__(self, in_channels: int, out_channels: int, dim: int, patch_size: int | Sequence[int] = 4) -> None:
         sides = (patch_size, patch_size) if isinstance(patch_size, int) else tuple(patch_size)
         super().__init__(in_channels, out_channels, dim, (1, *sides))
+
+    video = False
 
     def encode(self, sample: Tensor) -> Tensor:
         return super().encode(sample.unsqueeze(2))

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 
 from rinvid.conditioning import LatentCarry, self_conditioning_mask
-from rinvid.prediction import LossType, PredictionType, add_noise, check_prediction_type, squared_error, unit_variance
+from rinvid.prediction import (
+    LossType,
+    PredictionType,
+    add_noise,
+    check_loss_type,
+    check_prediction_type,
+    squared_error,
+    unit_variance,
+)
 from rinvid.registry import Spec
 from rinvid.schedules import Schedule, create_schedule
 
@@ -38,6 +46,7 @@ def diffusion_losses(
 ) -> Losses:
     """As :func:`diffusion_loss`, for each sample of the batch."""
     check_prediction_type(prediction_type)
+    check_loss_type(loss_type)
     batch, device = x0.shape[0], x0.device
     if t is None:
         t = torch.rand(batch, generator=generator, device=device)
@@ -71,7 +80,7 @@ def diffusion_loss(model: Any, x0: Tensor, schedule: Spec | Schedule, **options:
         x0: Clean images (B, C, H, W) or clean frames to predict (B, C, F - c, H, W), in [-1, 1].
         schedule: gamma(t), an object or spec.
         prediction_type: What the network's output means: "epsilon", "sample" or "v_prediction".
-        loss_type: Where the squared error is taken: "epsilon" or "sample"; independent of the prediction type.
+        loss_type: Where the squared error is taken: "epsilon", "sample" or "v_prediction", whatever is predicted.
         input_scale: b in (0, 1]; x0 and context are multiplied by it (Chen 2023, section 3).
         normalize_input: Divide the network's noisy input by its standard deviation per sample.
         self_cond_rate: Probability with which a sample keeps the latents of its first pass.

@@ -107,22 +107,27 @@ class Optimizers:
                 owner, parameter, name = key.split(".", 2)
                 if int(owner) == number:
                     state.setdefault(int(parameter), {})[name] = value
-            count = sum(len(group["params"]) for group in optimizer.param_groups)
-            if state and sorted(state) != list(range(count)):
-                raise ValueError(f"optimiser state is for {len(state)} parameters, this run has {count}")
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            # A parameter that never got a gradient has no state.
+            for place, values in state.items():
+                fits = place < len(parameters) and all(
+                    v.shape in ((), parameters[place].shape) for v in values.values()
+                )
+                if not fits:
+                    raise ValueError(f"optimiser state is for another network: parameter {place} does not fit")
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def create_optimizers(
     model: nn.Module, name: OptimizerName, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)
 ) -> Optimizers:
-    """AdamW, or Muon (Jordan et al. 2024) for the matrices inside the network and AdamW for all else.
+    """AdamW, or Muon (Jordan et al. 2024) for the matrices between features of the network and AdamW for all else.
 
     The learning rate is set later, step by step. Muon's updates are scaled to the size of AdamW's, so that both take
     the same rates.
 
     Args:
-        model: A model whose layers name their biases and gains in ``no_decay``.
+        model: A model whose layers say what they hold, see :mod:`rinvid.models.layers`.
         name: "adamw" or "muon".
         weight_decay: Decoupled decay of all but biases and gains.
         betas: AdamW's.
@@ -133,12 +138,7 @@ def create_optimizers(
         return Optimizers([torch.optim.AdamW(groups, betas=betas, fused=True)])
     if name != "muon":
         raise ValueError(f"optimizer {name!r}; known: adamw, muon")
-    # The first and last layers and tables are not what Muon is for: their rows stand for pixels and places.
-    hidden = {
-        id(module.weight)
-        for part, module in model.named_modules()
-        if isinstance(module, nn.Linear) and part != "codec.readout"
-    }
+    hidden = {id(module.weight) for module in model.modules() if getattr(module, "hidden", False)}
     matrices = [p for p in decay if id(p) in hidden]
     rest = [p for p in decay if id(p) not in hidden]
     groups = [{"params": rest, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]

@@ -36,7 +36,7 @@ def test_normalisation_has_the_reference_epsilon_and_a_chosen_gain() -> None:
 
 def test_tables_start_as_a_truncated_normal_or_at_zero_beside_a_fixed_code() -> None:
     torch.manual_seed(0)
-    free = Table(200, 50)()
+    free = Table(200, 50)().detach()
     assert float(free.std()) == pytest.approx(0.0176, rel=0.03)  # of a normal of 0.02 cut off at two deviations
     assert free.abs().max() <= 0.04
     fixed = torch.randn(5, 6)

@@ -13,7 +13,7 @@ from torch import Tensor
 import rinvid
 from rinvid.conditioning import LatentCarry
 from rinvid.models.layers import Recall
-from rinvid.models.rin import RINModel, RINOutput
+from rinvid.models.rin import ComputeLayer, RINModel, RINOutput
 from tests.helpers import (
     assert_close,
     channels_first,
@@ -222,6 +222,19 @@ def test_context_frames_have_an_order(mode: str) -> None:
     assert (run(model, inputs) - run(model, inputs, context=inputs["context"].flip(2))).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("mode", CONTEXT_MODES)
+@pytest.mark.parametrize("frame", [0, 1, 3])
+def test_a_frame_is_read_out_where_it_stood(mode: str, frame: int) -> None:
+    # Without writes, a token holds nothing but its own patch.
+    tokenizer = {"type": "patch3d", "patch_size": [1, 4, 4]}
+    model = randomised(small_model(context_mode=mode, num_layers=[0], tokenizer=tokenizer))
+    inputs = model_inputs(model)
+    sample = inputs["sample"].clone()
+    sample[:, :, frame] += 1
+    moved = (run(model, inputs) - run(model, inputs, sample=sample)).abs().amax(dim=(0, 1, 3, 4))
+    assert [k for k in range(4) if moved[k] > 0] == [frame]
+
+
 def test_context_modes_are_different_networks() -> None:
     outputs = []
     for mode in CONTEXT_MODES:
@@ -230,17 +243,33 @@ def test_context_modes_are_different_networks() -> None:
     assert all((outputs[i] - outputs[j]).abs().max() > 1e-3 for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
-@pytest.mark.parametrize(("mode", "shares"), [("append", [0, 0, 1, 1]), ("inline", [1, 0.5, 0, 0])])
-def test_the_context_vector_is_added_by_share_of_context(mode: str, shares: list[float]) -> None:
-    model = small_model(context_mode=mode, context_embedding=True)
+@pytest.mark.parametrize(
+    ("changes", "shares"),
+    [
+        ({"context_mode": "append"}, [0, 0, 1, 1]),
+        ({"context_mode": "inline"}, [1, 0.5, 0, 0]),
+        # The last patch of three frames holds two, one of them given.
+        (
+            {
+                "context_mode": "inline",
+                "num_frames": 8,
+                "context_frames": 7,
+                "tokenizer": {"type": "patch3d", "patch_size": [3, 4, 4]},
+            },
+            [1, 1, 0.5],
+        ),
+    ],
+)
+def test_the_context_vector_is_added_by_share_of_context(changes: dict[str, Any], shares: list[float]) -> None:
+    model = small_model(**changes, context_embedding=True)
     inputs = model_inputs(model)
     seen: list[Tensor] = []
     model.blocks[0].register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1]))
     for value in (0.0, 1.0):
         torch.nn.init.constant_(model.context_vector.weight, value)
         run(model, inputs)
-    by_step = (seen[1] - seen[0]).unflatten(1, (4, 4))
-    assert_close(by_step, torch.tensor(shares, dtype=torch.float32).reshape(1, 4, 1, 1).expand_as(by_step), 1e-6)
+    by_step = (seen[1] - seen[0]).unflatten(1, (len(shares), 4))
+    assert_close(by_step, torch.tensor(shares, dtype=torch.float32).reshape(1, -1, 1, 1).expand_as(by_step), 1e-6)
 
 
 @pytest.mark.parametrize("on_latent", [True, False])
@@ -338,6 +367,17 @@ def test_dropping_acts_in_training_only(changes: dict[str, Any]) -> None:
     model.train()
     passes = torch.stack([run(model, inputs) for _ in range(8)])
     assert passes.std(0).max() > 1e-3
+
+
+def test_either_branch_of_a_compute_layer_may_be_dropped() -> None:
+    torch.manual_seed(0)
+    layer = ComputeLayer(dim=8, heads=2, mlp_ratio=2, dropout=0.0, drop_path=0.5)
+    z = torch.randn(1, 3, 8).expand(200, -1, -1)
+    with torch.no_grad():
+        out = layer(z)
+    kinds = torch.unique((out.flatten(1) * 1e4).round(), dim=0)
+    assert len(kinds) == 4
+    assert (out == z).flatten(1).all(1).any(), "both dropped"
 
 
 def test_a_block_of_depth_zero_only_reads() -> None:

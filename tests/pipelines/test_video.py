@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from rinvid.data import VideoError, read_clip
-from rinvid.data.clips import to_model_range, to_uint8
+from rinvid.data.clips import to_model_range
 from rinvid.models.rin import RINModel, RINOutput
 from rinvid.pipelines.video import RINVideoPipeline
 from rinvid.schedulers.gamma import GammaDDIMScheduler, GammaDDPMScheduler
@@ -29,7 +29,7 @@ STEPS = 4
 
 def model(**changes: Any) -> RINModel:
     """A model whose every parameter matters."""
-    config = {"sample_size": SIDE, "num_frames": FRAMES, "context_frames": GIVEN, "temporal_position": True}
+    config = {"sample_size": SIDE, "num_frames": FRAMES, "context_frames": GIVEN}
     return randomised(small_model(**config | changes), std=0.05)
 
 
@@ -50,8 +50,20 @@ def context(batch: int = 2) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (batch, GIVEN, SIDE, SIDE, 3), dtype=np.uint8)
 
 
-def sample(pipe: RINVideoPipeline, given: Any, seed: int = 0, **options: Any) -> Any:
-    return pipe(given, STEPS, generator=generator(seed), **options).frames
+def sample(pipe: RINVideoPipeline, given: Any = None, seed: int = 0, steps: int = STEPS, **options: Any) -> Any:
+    return pipe(given, num_inference_steps=steps, generator=generator(seed), **options).frames
+
+
+def noise(batch: int, seed: int = 0) -> Tensor:
+    """What a sampler starts from, given a generator of this seed."""
+    return torch.randn(batch, 3, FRAMES - GIVEN, SIDE, SIDE, generator=generator(seed))
+
+
+def rebuilt(kind: type[RINModel], network: RINModel) -> RINModel:
+    """The same network as an object of another class."""
+    other = kind(**{key: value for key, value in network.config.items() if not key.startswith("_")})
+    other.load_state_dict(network.state_dict())
+    return other.eval()
 
 
 # -- what it takes
@@ -60,9 +72,10 @@ def sample(pipe: RINVideoPipeline, given: Any, seed: int = 0, **options: Any) ->
 def test_arrays_tensors_and_one_clip(pipe: RINVideoPipeline) -> None:
     given = context()
     frames = sample(pipe, given)
-    assert (frames.shape, frames.dtype) == ((2, FRAMES, SIDE, SIDE, 3), np.uint8)
-    np.testing.assert_array_equal(frames[:, :GIVEN], given)
-    assert frames[:, GIVEN:].std() > 5
+    assert (frames.shape, frames.dtype) == ((2, FRAMES, SIDE, SIDE, 3), np.float32)
+    assert 0 <= frames.min() < frames.max() <= 1
+    np.testing.assert_allclose(frames[:, :GIVEN], given / 255, atol=1e-6)
+    assert frames[:, GIVEN:].std() > 0.02
     np.testing.assert_array_equal(sample(pipe, torch.from_numpy(given)), frames)
     np.testing.assert_array_equal(sample(pipe, to_model_range(torch.from_numpy(given))), frames)
     one = sample(pipe, given[:1])
@@ -95,11 +108,6 @@ def test_context_matters_and_so_does_the_seed(pipe: RINVideoPipeline) -> None:
     assert (sample(pipe, 255 - given)[:, GIVEN:] != frames).any()
 
 
-def test_noise_may_be_given(pipe: RINVideoPipeline) -> None:
-    noise = torch.randn(2, 3, FRAMES - GIVEN, SIDE, SIDE, generator=generator(0))
-    np.testing.assert_array_equal(pipe(context(), STEPS, noise=noise).frames, sample(pipe, context()))
-
-
 # -- what it gives
 
 
@@ -107,19 +115,18 @@ def test_output_types(pipe: RINVideoPipeline) -> None:
     given = context()
     array, tensor, pictures = (sample(pipe, given, output_type=kind) for kind in ("np", "pt", "pil"))
     assert (tensor.shape, tensor.dtype) == ((2, 3, FRAMES, SIDE, SIDE), torch.float32)
-    assert float(tensor.abs().max()) <= 1
-    assert torch.equal(tensor[:, :, :GIVEN], to_model_range(torch.from_numpy(given)))
-    np.testing.assert_array_equal(to_uint8(tensor).numpy(), array)
+    assert 0 <= float(tensor.min()) < float(tensor.max()) <= 1
+    np.testing.assert_array_equal(tensor.movedim(1, -1).numpy(), array)
     assert [len(clip) for clip in pictures] == [FRAMES, FRAMES]
     assert pictures[0][0].size == (SIDE, SIDE)
-    np.testing.assert_array_equal(
-        np.stack([np.stack([np.asarray(frame) for frame in clip]) for clip in pictures]), array
-    )
+    shown = np.stack([np.stack([np.asarray(frame) for frame in clip]) for clip in pictures])
+    np.testing.assert_array_equal(shown[:, :GIVEN], given)
+    np.testing.assert_array_equal(shown, np.rint(array * 255))
 
 
 def test_float_context_comes_back_unchanged(pipe: RINVideoPipeline) -> None:
     given = torch.rand(2, 3, GIVEN, SIDE, SIDE, generator=generator(3)) * 2 - 1
-    assert torch.equal(sample(pipe, given, output_type="pt")[:, :, :GIVEN], given)
+    torch.testing.assert_close(sample(pipe, given, output_type="pt")[:, :, :GIVEN] * 2 - 1, given, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
@@ -127,32 +134,33 @@ def test_one_step_is_the_clean_sample_of_one_pass(scale: float) -> None:
     network = model()
     pipe = pipeline(network, GammaDDIMScheduler(prediction_type="sample", input_scale=scale))
     given = to_model_range(torch.from_numpy(context()))
-    noise = torch.randn(2, 3, FRAMES - GIVEN, SIDE, SIDE, generator=generator(1))
-    frames = pipe(given, 1, noise=noise, output_type="pt").frames
+    frames = sample(pipe, given, seed=1, steps=1, output_type="pt") * 2 - 1
     with torch.no_grad():
-        output = network(noise, pipe.scheduler.gamma(torch.ones(())), context=given * scale).sample
-    torch.testing.assert_close(frames[:, :, GIVEN:], output.clamp(-scale, scale) / scale)
-    assert torch.equal(frames[:, :, :GIVEN], given)
+        output = network(noise(2, seed=1), pipe.scheduler.gamma(torch.ones(())), context=given * scale).sample
+    torch.testing.assert_close(frames[:, :, GIVEN:], output.clamp(-scale, scale) / scale, atol=1e-5, rtol=0)
 
 
 class Forgetful(RINModel):
     """A model that looks at no latents of the pass before."""
 
     def forward(
-        self, sample: Tensor, gamma: Tensor, context: Tensor | None = None, **carried: Tensor | None
+        self,
+        sample: Tensor,
+        gamma: Tensor,
+        class_labels: Tensor | None = None,
+        context: Tensor | None = None,
+        **carried: Tensor | None,
     ) -> RINOutput:
         assert carried.keys() == {"latents", "interface"}
-        return super().forward(sample, gamma, context=context)
+        return super().forward(sample, gamma, class_labels, context)
 
 
 @pytest.mark.parametrize("self_cond", ["latent", "latent+interface"])
 def test_latents_are_carried_from_step_to_step(self_cond: str) -> None:
     remembering = model(self_cond=self_cond)
-    forgetful = Forgetful(**{key: value for key, value in remembering.config.items() if not key.startswith("_")})
-    forgetful.load_state_dict(remembering.state_dict())
-    pipes = pipeline(remembering), pipeline(forgetful.eval())
+    pipes = pipeline(remembering), pipeline(rebuilt(Forgetful, remembering))
     after_one, after_two = (
-        [pipe(context(), steps, generator=generator(0), output_type="pt").frames for pipe in pipes] for steps in (1, 2)
+        [sample(pipe, context(), steps=steps, output_type="pt") for pipe in pipes] for steps in (1, 2)
     )
     assert torch.equal(*after_one)  # nothing to remember yet
     assert float((after_two[0] - after_two[1]).abs().max()) > 1e-3
@@ -181,10 +189,11 @@ def test_model_without_memory() -> None:
     ids=["ddim", "ddpm"],
 )
 def test_a_clip_does_not_depend_on_its_batch(scheduler: Any) -> None:
-    pipe, given = pipeline(scheduler=scheduler), context(3)
-    together = pipe(given, STEPS, generator=[generator(9, clip) for clip in range(3)], output_type="pt").frames
+    pipe, given = pipeline(scheduler=scheduler), context(1).repeat(3, 0)
+    options = {"num_inference_steps": STEPS, "output_type": "pt"}
+    together = pipe(given, generator=[generator(9, clip) for clip in range(3)], **options).frames
     for clip in range(3):
-        alone = pipe(given[clip], STEPS, generator=[generator(9, clip)], output_type="pt").frames
+        alone = pipe(given[clip], generator=[generator(9, clip)], **options).frames
         torch.testing.assert_close(alone[0], together[clip], atol=1e-4, rtol=0)
     assert float((together[0] - together[1])[:, GIVEN:].abs().max()) > 0.1
 
@@ -197,12 +206,60 @@ def test_the_generator_decides_a_stochastic_sampler_too() -> None:
 
 def test_whole_clips_without_context() -> None:
     pipe = pipeline(model(context_frames=0))
-    frames = pipe(num_inference_steps=STEPS, batch_size=3, generator=generator(0)).frames
+    frames = sample(pipe, batch_size=3)
     assert frames.shape == (3, FRAMES, SIDE, SIDE, 3)
     assert (frames[0] != frames[1]).any()
-    assert pipe(num_inference_steps=STEPS).frames.shape == (1, FRAMES, SIDE, SIDE, 3)
+    assert sample(pipe).shape == (1, FRAMES, SIDE, SIDE, 3)
     with pytest.raises(ValueError, match="this model takes no context frames"):
         pipe(context())
+
+
+def test_labels() -> None:
+    pipe = pipeline(model(num_classes=4))
+    given = context(1).repeat(2, 0)
+    frames = sample(pipe, given, class_labels=[1, 3])
+    np.testing.assert_array_equal(sample(pipe, given, class_labels=torch.tensor([1, 3])), frames)
+    other = sample(pipe, given, class_labels=[1, 2])
+    np.testing.assert_array_equal(other[0], frames[0])
+    assert (other[1] != frames[1]).any()
+    with pytest.raises(ValueError, match="class_labels is missing"):
+        sample(pipe, given)
+    with pytest.raises(ValueError, match=r"class_labels has shape \(3,\); this model needs \(2,\)"):
+        sample(pipe, given, class_labels=[1, 2, 3])
+
+
+# -- clips of other lengths
+
+
+def test_a_longer_clip_goes_on_from_its_own_end(pipe: RINVideoPipeline) -> None:
+    given, new = context(), FRAMES - GIVEN
+    random = generator(4)
+    long = pipe(given, num_frames=16, num_inference_steps=STEPS, generator=random, output_type="pt").frames
+    assert long.shape == (2, 3, 16, SIDE, SIDE)
+    random = generator(4)
+    last = to_model_range(torch.from_numpy(given))
+    for first in range(GIVEN, 16, new):
+        window = pipe(last, num_inference_steps=STEPS, generator=random, output_type="pt").frames
+        shown = long[:, :, first : first + new]
+        torch.testing.assert_close(shown, window[:, :, GIVEN:][:, :, : shown.shape[2]], atol=1e-4, rtol=0)
+        last = (window * 2 - 1)[:, :, -GIVEN:]
+
+
+def test_a_shorter_clip_is_the_beginning(pipe: RINVideoPipeline) -> None:
+    whole = sample(pipe, context())
+    np.testing.assert_array_equal(sample(pipe, context(), num_frames=GIVEN + 1), whole[:, : GIVEN + 1])
+    np.testing.assert_array_equal(sample(pipe, context(), num_frames=FRAMES), whole)
+
+
+@pytest.mark.parametrize("num_frames", [GIVEN, 1, -5])
+def test_no_frame_to_predict(pipe: RINVideoPipeline, num_frames: int) -> None:
+    with pytest.raises(ValueError, match=f"num_frames={num_frames} leaves no frame to predict"):
+        sample(pipe, context(), num_frames=num_frames)
+
+
+def test_only_context_can_be_rolled_out() -> None:
+    with pytest.raises(ValueError, match=f"num_frames={FRAMES + 1}: a model without context"):
+        sample(pipeline(model(context_frames=0)), num_frames=FRAMES + 1)
 
 
 # -- saved and loaded
@@ -217,7 +274,8 @@ torch.set_num_threads(1)
 folder, given, out = sys.argv[1:]
 pipe = rinvid.RINVideoPipeline.from_pretrained(folder)
 assert type(pipe.model) is rinvid.RINModel and not pipe.model.training
-frames = pipe(np.load(given), 4, generator=torch.Generator().manual_seed(3), output_type="pt").frames
+random = torch.Generator().manual_seed(3)
+frames = pipe(np.load(given), num_inference_steps=4, generator=random, output_type="pt").frames
 np.save(out, frames.numpy())
 """
 
@@ -225,6 +283,7 @@ np.save(out, frames.numpy())
 def test_saved_and_loaded_in_another_process(tmp_path: Path) -> None:
     network = model(
         interface_position="sin_cos_plus_learned",
+        temporal_position=True,
         latent_position="sin_cos",
         context_mode="concat",
         context_embedding=True,
@@ -235,7 +294,8 @@ def test_saved_and_loaded_in_another_process(tmp_path: Path) -> None:
     )
     pipe = pipeline(network, scheduler)
     pipe.save_pretrained(tmp_path / "saved")
-    frames = pipe(context(), 4, generator=torch.Generator().manual_seed(3), output_type="pt").frames
+    random = torch.Generator().manual_seed(3)
+    frames = pipe(context(), num_inference_steps=4, generator=random, output_type="pt").frames
     np.save(tmp_path / "given.npy", context())
     command = [sys.executable, "-c", LOAD_AND_SAMPLE, tmp_path / "saved", tmp_path / "given.npy", tmp_path / "out.npy"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
@@ -262,20 +322,20 @@ SHAPE = rf"uint8 \(B, {GIVEN}, {SIDE}, {SIDE}, 3\), or float \(B, 3, {GIVEN}, {S
 )
 def test_arrays_that_do_not_fit(pipe: RINVideoPipeline, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=SHAPE) as error:
-        pipe(np.zeros(shape, np.uint8), STEPS)
+        pipe(np.zeros(shape, np.uint8))
     assert str(shape) in str(error.value)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, GIVEN - 1, SIDE, SIDE), (2, 4, GIVEN, SIDE, SIDE), (3, GIVEN, SIDE, SIDE)])
 def test_tensors_that_do_not_fit(pipe: RINVideoPipeline, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=SHAPE) as error:
-        pipe(torch.zeros(shape), STEPS)
+        pipe(torch.zeros(shape))
     assert str(shape) in str(error.value)
 
 
 def test_too_many_pictures(pipe: RINVideoPipeline) -> None:
     with pytest.raises(ValueError, match=SHAPE):
-        pipe([Image.new("RGB", (SIDE, SIDE))] * (GIVEN + 1), STEPS)
+        pipe([Image.new("RGB", (SIDE, SIDE))] * (GIVEN + 1))
 
 
 @pytest.mark.parametrize("value", [1.5, -2.0, float("nan")])
@@ -283,12 +343,12 @@ def test_floats_out_of_range(pipe: RINVideoPipeline, value: float) -> None:
     given = torch.zeros(1, 3, GIVEN, SIDE, SIDE)
     given[0, 0, 0, 0, 0] = value
     with pytest.raises(ValueError, match=r"float context must lie in \[-1, 1\]"):
-        pipe(given, STEPS)
+        pipe(given)
 
 
 def test_arrays_of_another_type(pipe: RINVideoPipeline) -> None:
     with pytest.raises(ValueError, match=r"must be uint8, got torch\.int64"):
-        pipe(context().astype(np.int64), STEPS)
+        pipe(context().astype(np.int64))
 
 
 def test_missing_context(pipe: RINVideoPipeline) -> None:
@@ -298,20 +358,15 @@ def test_missing_context(pipe: RINVideoPipeline) -> None:
 
 def test_videos_that_cannot_be_read(pipe: RINVideoPipeline, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.mp4"):
-        pipe(tmp_path / "nowhere.mp4", STEPS)
+        pipe(tmp_path / "nowhere.mp4")
     short = write_video(tmp_path / "short.mp4", numbered(GIVEN - 1, 32))
     with pytest.raises(VideoError, match=rf"short\.mp4: has {GIVEN - 1} frames"):
-        pipe(short, STEPS)
+        pipe(short)
 
 
 def test_unknown_output_type(pipe: RINVideoPipeline) -> None:
     with pytest.raises(ValueError, match="output_type 'gif'; known: np, pt, pil"):
-        pipe(context(), STEPS, output_type="gif")  # type: ignore[arg-type]
-
-
-def test_noise_of_another_shape(pipe: RINVideoPipeline) -> None:
-    with pytest.raises(ValueError, match=rf"this model needs \(2, 3, {FRAMES - GIVEN}, {SIDE}, {SIDE}\)"):
-        pipe(context(), STEPS, noise=torch.zeros(2, 3, FRAMES, SIDE, SIDE))
+        pipe(context(), output_type="gif")  # type: ignore[arg-type]
 
 
 def test_a_model_of_images() -> None:

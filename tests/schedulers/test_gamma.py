@@ -162,18 +162,20 @@ def test_x0_is_clipped_to_the_input_scale_and_the_noise_follows(sampler: str, cl
 @pytest.mark.parametrize("time_difference", [0.0, 0.5, 3.0])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_time_difference_ends_each_step_further_on(sampler: str, time_difference: float) -> None:
-    scheduler = make(sampler, schedule={"type": "linear"}, prediction_type="sample", time_difference=time_difference)
+    # The cosine falls off on both sides of zero, so that a step beyond t = 0 would show.
+    schedule = {"type": "cosine", "start": 0.0}
+    scheduler = make(sampler, schedule=schedule, prediction_type="sample", time_difference=time_difference)
     scheduler.set_timesteps(10)
     x0, epsilon = clean(), draw(1, 3, 2, 4, 4, seed=1)
     noise = {} if sampler == "ddim" else {"variance_noise": torch.zeros_like(x0)}
     for t in (0.8, 0.2):
-        g, after = 1 - t, max(t - (1 + time_difference) / 10, 0)
+        g, after = level(schedule, t), level(schedule, max(t - (1 + time_difference) / 10, 0))
         x_t = math.sqrt(g) * x0 + math.sqrt(1 - g) * epsilon
         if sampler == "ddim":
-            expected = math.sqrt(1 - after) * x0 + math.sqrt(after) * epsilon
+            expected = math.sqrt(after) * x0 + math.sqrt(1 - after) * epsilon
         else:
-            a = g / (1 - after)
-            expected = math.sqrt(1 - after) * (1 - a) / t * x0 + math.sqrt(a) * after / t * x_t
+            a = g / after
+            expected = math.sqrt(after) * (1 - a) / (1 - g) * x0 + math.sqrt(a) * (1 - after) / (1 - g) * x_t
         assert_close(scheduler.step(x0, t, x_t, **noise).prev_sample, expected, 1e-5)
 
 

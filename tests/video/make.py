@@ -59,6 +59,7 @@ def write_video(
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], pix_fmt
         unit = Fraction(1, fps) if times is None else Fraction(1, 1000)
         stream.codec_context.time_base = unit
+        container.start_encoding()  # so that there is a file even without frames
         for number, array in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(array, format="rgb24")
             frame.pts, frame.time_base = number if times is None else times[number], unit

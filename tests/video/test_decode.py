@@ -153,7 +153,7 @@ def message(error: pytest.ExceptionInfo[Exception]) -> str:
 def broken_files(folder: Path) -> dict[str, Path]:
     whole = write_video(folder / "whole.mp4", numbered(COUNT), options=SMOOTH).read_bytes()
     contents = {"text": b"not a video\n" * 200, "empty": b"", "truncated": whole[: len(whole) // 2]}
-    paths = {"sound": write_sound(folder / "sound.mp4")}
+    paths = {"sound": write_sound(folder / "sound.mp4"), "frameless": write_video(folder / "none.avi", numbered(0))}
     for name, content in contents.items():
         paths[name] = folder / f"{name}.mp4"
         paths[name].write_bytes(content)
@@ -165,7 +165,7 @@ def open_descriptors(path: Path) -> int:
     return sum(link.exists() and link.samefile(path) for link in Path("/proc/self/fd").iterdir())
 
 
-@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "sound"])
+@pytest.mark.parametrize("kind", ["text", "empty", "truncated", "sound", "frameless"])
 def test_not_a_video(tmp_path: Path, kind: str) -> None:
     path = broken_files(tmp_path)[kind]
     with pytest.raises(VideoError) as error:
@@ -242,8 +242,8 @@ def run_python(code: str, *arguments: object) -> str:
     return done.stdout
 
 
-def test_importing_loads_no_decoder() -> None:
-    code = "import sys, rinvid, rinvid.data; print(sorted({'av', 'decord', 'torch', 'matplotlib'} & set(sys.modules)))"
+def test_naming_the_reader_loads_no_decoder() -> None:
+    code = "import sys, rinvid.data; print(sorted({'av', 'decord', 'torch', 'matplotlib'} & set(sys.modules)))"
     assert run_python(code).strip() == "[]"
 
 
