@@ -35,8 +35,8 @@ DIGITS: dict[str, Any] = {
         "prediction_type": "sample",
         "loss_type": "sample",
     },
-    "optimizer": {"name": "muon", "lr": 5e-3, "warmup_steps": 100, "ema_decay": 0.995},
-    "sampling": {"scheduler": {"type": "ddim", "schedule": {"type": "cosine"}}, "num_inference_steps": 50},
+    "optimizer": {"name": "muon", "lr": 3e-3, "warmup_steps": 100, "weight_decay": 0.1, "ema_decay": 0.995},
+    "sampling": {"scheduler": {"type": "ddim", "schedule": {"type": "cosine"}}, "num_inference_steps": 20},
     "max_steps": 1300,
     "batch_size": 16,
 }
@@ -47,7 +47,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "digits-long": {
         **DIGITS,
         "optimizer": {**DIGITS["optimizer"], "ema_decay": 0.999},
-        "max_steps": 8000,
+        "max_steps": 6000,
     },
     "smoke": {
         **DIGITS,

@@ -14,6 +14,7 @@ from rinvid.data.encode import save_h264
 from rinvid.data.home import whole_file
 
 Frames = NDArray[np.uint8]
+Colour = tuple[int, int, int]
 
 BACKGROUND = (24, 24, 28)
 INK = (232, 232, 236)
@@ -22,56 +23,51 @@ TRUE = (120, 120, 128)  # border of true frames that the model did not see
 MADE = (251, 146, 60)  # border of frames that the model made
 CELL = 96  # least side of a video in the picture, in pixels
 GAP = 6
+HEADER = 22  # height of the labels
 FPS = 8
 
 
 def comparison(truth: Frames, prediction: Frames, context_frames: int, columns: int = 2) -> Frames:
     """Clips side by side as one labelled video: context | truth | prediction.
 
-    The context column plays the given frames and then holds the last one.
+    The context column plays the given frames and then holds the last one; without context there is none.
 
     Args:
         truth: uint8 (N, F, H, W, 3).
         prediction: Like ``truth``, context frames first.
         context_frames: How many frames were given.
-        columns: Triples beside each other.
+        columns: Groups of videos beside each other.
 
     Returns:
         uint8 (F, height, width, 3), with even sides.
     """
     count, frames, height, width = truth.shape[:4]
+    labels = {"context": GIVEN, "truth": INK, "prediction": MADE}
+    if not context_frames:
+        del labels["context"]
     scale = max(1, -(-CELL // max(height, width)))
     cell_w, cell_h = width * scale + GAP, height * scale + GAP
-    triple_w, rows = 3 * cell_w + 2 * GAP, -(-count // columns)
-    header = 22
-    size = (columns * triple_w + 2 * GAP, rows * cell_h + header + 2 * GAP)
-    size = (size[0] + size[0] % 2, size[1] + size[1] % 2)
+    group_w, rows = len(labels) * cell_w + 2 * GAP, -(-count // columns)
+    size = (_even(min(columns, count) * group_w + GAP), _even(rows * cell_h + HEADER + 2 * GAP))
     video = []
     for f in range(frames):
         picture = Image.new("RGB", size, BACKGROUND)
         draw = ImageDraw.Draw(picture)
         given = f < context_frames
-        phase = f"frame {f + 1} of {frames}"
         for index in range(count):
-            left = GAP + (index % columns) * triple_w
-            top = header + GAP + (index // columns) * cell_h
-            shown = (
-                (truth[index, min(f, max(context_frames - 1, 0))], GIVEN),
-                (truth[index, f], GIVEN if given else TRUE),
-                (prediction[index, f], GIVEN if given else MADE),
-            )
-            for place, (frame, colour) in enumerate(shown):
-                x = left + place * cell_w
-                image = Image.fromarray(frame).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-                draw.rectangle((x, top, x + cell_w - 3, top + cell_h - 3), outline=colour, width=2)
-                picture.paste(image, (x + 2, top + 2))
-        for column in range(min(columns, count)):
-            for place, label in enumerate(("context", "truth", "prediction")):
-                x = GAP + column * triple_w + place * cell_w
-                draw.text((x + 2, 6), label, fill=(GIVEN, INK, MADE)[place], font=_font(12))
-        if rows * cell_h > 150:
-            picture_label = (size[0] - GAP, 6)
-            draw.text(picture_label, phase if size[0] > 700 else f"{f + 1}", fill=TRUE, font=_font(12), anchor="ra")
+            left = GAP + (index % columns) * group_w
+            top = HEADER + GAP + (index // columns) * cell_h
+            shown = {
+                "context": (truth[index, min(f, max(context_frames - 1, 0))], GIVEN),
+                "truth": (truth[index, f], GIVEN if given else TRUE),
+                "prediction": (prediction[index, f], GIVEN if given else MADE),
+            }
+            for place, label in enumerate(labels):
+                _paste(picture, draw, *shown[label], (left + place * cell_w, top), scale)
+                if index < columns:
+                    draw.text(
+                        (left + place * cell_w + 2, GAP), label, fill=labels[label], font=ImageFont.load_default(12)
+                    )
         video.append(np.asarray(picture))
     return np.stack(video)
 
@@ -86,11 +82,8 @@ def strip(truth: Frames, prediction: Frames, context_frames: int) -> Image.Image
     for index in range(count):
         for row, clip in enumerate((truth, prediction)):
             for f in range(frames):
-                x, y = f * cell_w, index * (2 * cell_h + GAP) + row * cell_h
-                colour = GIVEN if f < context_frames else (TRUE, MADE)[row]
-                draw.rectangle((x, y, x + cell_w - 1, y + cell_h - 1), outline=colour)
-                frame = Image.fromarray(clip[index, f])
-                picture.paste(frame.resize((width * scale, height * scale), Image.Resampling.NEAREST), (x + 2, y + 2))
+                corner = (f * cell_w, index * (2 * cell_h + GAP) + row * cell_h)
+                _paste(picture, draw, clip[index, f], GIVEN if f < context_frames else (TRUE, MADE)[row], corner, scale)
     return picture
 
 
@@ -149,5 +142,14 @@ def plot_training(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
         figure.savefig(temporary, dpi=120)
 
 
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
+def _paste(picture: Image.Image, draw: Any, frame: Frames, colour: Colour, corner: tuple[int, int], scale: int) -> None:
+    """Draw one enlarged frame with a border of two pixels."""
+    image = Image.fromarray(frame)
+    image = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    x, y = corner
+    draw.rectangle((x, y, x + image.width + 3, y + image.height + 3), outline=colour, width=2)
+    picture.paste(image, (x + 2, y + 2))
+
+
+def _even(length: int) -> int:
+    return length + length % 2

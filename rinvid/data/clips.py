@@ -75,7 +75,7 @@ class VideoClips(Dataset[Tensor]):
     def _try_decode(self, video: Video) -> Frames | None:
         try:
             return read_clip(self.root / video.path, 0, None, 1, self.size, self.backend)
-        except VideoError as error:
+        except (VideoError, FileNotFoundError) as error:
             logger.warning("left out %s", error)
             return None
 
@@ -91,7 +91,7 @@ class VideoClips(Dataset[Tensor]):
             start = int(rng.integers(self.videos[number].frames - self.span + 1))
             try:
                 return self.window(number, start)
-            except VideoError as error:
+            except (VideoError, FileNotFoundError) as error:
                 logger.warning("replaced %s", error)
         raise VideoError(f"{self.root}: ten videos in a row are broken, the last is {self.videos[number].path}")
 

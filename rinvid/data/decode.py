@@ -80,9 +80,14 @@ class PyAVReader(VideoReader):
         self._stream.thread_type = "SLICE"
         self._stream.codec_context.thread_count = 1
         packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_discard]
-        times = [p.pts for p in packets if p.pts is not None]
-        # Some containers (avi) carry no presentation times: their frames can only be counted from the start.
-        self._times = sorted(times) if len(times) == len(packets) else None
+        times = {p.pts for p in packets if p.pts is not None}
+        # avi carries no presentation times and FFmpeg's guesses are wrong where frames are reordered; in MPEG program
+        # streams a seek lands anywhere. Frames of these can only be counted from the start.
+        exact = len(times) == len(packets) and self._container.format.name not in ("avi", "mpeg")
+        self._times = sorted(times) if exact else None
+        self._keys = [
+            (p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe and p.pts is not None
+        ]
         codec = self._stream.codec_context
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.info = VideoInfo(len(packets), float(rate or 0), codec.width, codec.height, codec.name)
@@ -93,15 +98,29 @@ class PyAVReader(VideoReader):
         # One converter for all frames: a new one per frame costs more than decoding it.
         to_rgb = VideoReformatter()
         times = self._times
-        self._container.seek(times[indices[0]] if times else 0, stream=self._stream, backward=True)
-        wanted = {times[i] for i in indices} if times else set(indices)
-        last = max(wanted)
-        for number, frame in enumerate(self._container.decode(self._stream)):
-            key = frame.pts if times else number
-            if key in wanted:
+        wanted = [times[i] for i in indices] if times else list(indices)
+        done = 0
+        for target in self._seek_targets(wanted[0]):
+            self._container.seek(target, stream=self._stream, backward=True)
+            for number, frame in enumerate(self._container.decode(self._stream)):
+                key = frame.pts if times else number
+                if key is None or key < wanted[done]:
+                    continue
+                if key > wanted[done]:
+                    break  # the seek went past it
                 yield np.asarray(to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
-            if key is not None and key >= last:
-                return
+                done += 1
+                if done == len(wanted):
+                    return
+
+    def _seek_targets(self, first: int) -> list[int]:
+        """Where to begin: the last key frame shown at or before the time ``first``, and if that fails, the start.
+
+        Key frames are given by decoding time: by presentation time mp4 finds one that is shown after ``first``.
+        """
+        near = [dts for pts, dts in self._keys if pts <= first] if self._times else []
+        start = self._keys[0][1] if self._keys else 0
+        return [*near[-1:], start]
 
     def close(self) -> None:
         self._container.close()
@@ -122,8 +141,15 @@ class DecordReader(VideoReader):
         )
 
     def read(self, indices: Sequence[int]) -> Iterator[Frames]:
-        for index in indices:
-            yield self._reader[index].asnumpy()
+        # decord's random access gives other frames in avi, in MPEG streams and where groups of pictures are open.
+        wanted = set(indices)
+        self._reader.seek(0)
+        for index in range(indices[-1] + 1):
+            frame = self._reader.next()
+            if index in wanted:
+                # Rows of narrow frames come with their padding.
+                rows = frame.asnumpy().reshape(self.info.height, -1)[:, : 3 * self.info.width]
+                yield rows.reshape(self.info.height, self.info.width, 3)
 
     def close(self) -> None:
         del self._reader
@@ -166,11 +192,14 @@ def open_video(path: str | os.PathLike[str], backend: Backend = "auto") -> Video
 
     Raises:
         FileNotFoundError: No such file.
+        OSError: The file may not be read.
         VideoError: The file is not a video, or is broken.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such video file")
+    # A file that may not be read is not a broken video: let the system's error through.
+    path.open("rb").close()
     reader = _READERS[choose_backend(backend)][1]
     try:
         opened = reader(path)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm.auto import tqdm
 
-from rinvid.data.encode import save_h264
+from rinvid.data.encode import call_with_pyav, save_h264
 from rinvid.data.home import home, whole_folder
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -25,7 +25,7 @@ CANVAS = 64  # side of a frame in pixels
 DIGIT = 32  # side of a digit in pixels
 FRAMES = 64
 FPS = 16
-SPEED = (1.0, 3.0)  # pixels a frame
+SPEED = (0.5, 1.5)  # pixels a frame
 # Grey values of paper and ink. Neither is at the end of the range, where a clipped prediction has no gradient.
 PAPER, INK = 13, 242
 VAL_SHARE = 6  # every sixth image is held out
@@ -41,7 +41,7 @@ def digits_root(show_progress: bool = True) -> Path:
     root = home() / f"moving-digits-v{VERSION}"
     if not root.is_dir():
         with whole_folder(root) as folder:
-            write_digits(folder, show_progress=show_progress)
+            call_with_pyav(write_digits, folder, None, FRAMES, show_progress)
     return root
 
 

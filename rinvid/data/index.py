@@ -110,7 +110,7 @@ def _probe_all(root: Path, paths: list[Path], backend: Backend, show_progress: b
     if memory.is_file():
         known = json.loads(memory.read_text(encoding="utf-8"))
 
-    def probe(path: Path) -> tuple[str, Video]:
+    def probe(path: Path) -> tuple[str | None, Video]:
         stat = path.stat()
         name = path.relative_to(root).as_posix()
         key = f"{name}|{stat.st_size}|{stat.st_mtime_ns}"
@@ -119,14 +119,18 @@ def _probe_all(root: Path, paths: list[Path], backend: Backend, show_progress: b
         try:
             with open_video(path, backend) as reader:
                 return key, Video(name, reader.info.frames)
-        except (VideoError, OSError) as error:
+        except VideoError as error:
             return key, Video(name, 0, str(error).removeprefix(f"{path}: "))
+        except OSError as error:
+            # Not a property of the file: to be tried again next time.
+            return None, Video(name, 0, str(error))
 
     with ThreadPoolExecutor() as pool:
         bar = tqdm(pool.map(probe, paths), total=len(paths), desc="probing videos", disable=not show_progress)
-        found = dict(bar)
+        probed = list(bar)
+    found = {key: video for key, video in probed if key is not None}
     if found.keys() - known.keys():
         memory.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(memory) as temporary:
             temporary.write_text(json.dumps({key: asdict(video) for key, video in found.items()}), encoding="utf-8")
-    return list(found.values())
+    return [video for _, video in probed]

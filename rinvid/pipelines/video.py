@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -83,7 +84,7 @@ class RINVideoPipeline(DiffusionPipeline):
         if output_type not in get_args(OutputType):
             raise ValueError(f"output_type {output_type!r}; known: {', '.join(get_args(OutputType))}")
         given = self.prepare_context(context)
-        total = num_frames or self.model.config.num_frames
+        total = self.model.config.num_frames if num_frames is None else num_frames
         if not self.model.config.context_frames < total:
             raise ValueError(f"num_frames={num_frames} leaves no frame to predict after the context")
         if given is None and total > self.model.config.num_frames:
@@ -93,7 +94,7 @@ class RINVideoPipeline(DiffusionPipeline):
         while sum(window.shape[2] for window in windows) < total:
             last = torch.cat(windows, dim=2)[:, :, -given.shape[2] :] if given is not None else None
             noise = self._noise(batch_size if given is None else len(given), generator)
-            windows.append(self._denoise(noise, last, labels, num_inference_steps))
+            windows.append(self._denoise(noise, last, labels, num_inference_steps, generator))
         frames = torch.cat([window.to(windows[-1]) for window in windows], dim=2)[:, :, :total]
         return VideoPipelineOutput(frames=_to_output(frames, output_type))
 
@@ -111,7 +112,7 @@ class RINVideoPipeline(DiffusionPipeline):
         return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
 
     def _denoise(
-        self, sample: Tensor, context: Tensor | None, labels: Tensor | None, num_inference_steps: int
+        self, sample: Tensor, context: Tensor | None, labels: Tensor | None, num_inference_steps: int, generator: Any
     ) -> Tensor:
         """The last x0 of a trajectory from noise, in [-1, 1]."""
         scale = self.scheduler.config.input_scale
@@ -123,13 +124,15 @@ class RINVideoPipeline(DiffusionPipeline):
         # x_t and gamma stay in float32 between steps; the network casts what it is given.
         levels = self.scheduler.gamma(self.scheduler.timesteps)
         dtype = self.model.dtype
+        stochastic = "generator" in signature(self.scheduler.step).parameters
+        noise_source = {"generator": generator} if stochastic else {}
         carry = LatentCarry()
         step = None
         for t, gamma in zip(self.progress_bar(self.scheduler.timesteps), levels, strict=True):
             seen = self.scheduler.scale_model_input(sample, t).to(dtype)
             output = self.model(seen, gamma, **inputs, **carry.inputs())
             carry = LatentCarry.of(output)
-            step = self.scheduler.step(output.sample, t, sample)
+            step = self.scheduler.step(output.sample, t, sample, **noise_source)
             sample = step.prev_sample
         assert step is not None
         return step.pred_original_sample.float() / scale
@@ -167,9 +170,12 @@ def _to_tensor(context: Context, count: int, size: tuple[int, int]) -> Tensor:
     if isinstance(context, str | os.PathLike):
         context = read_clip(context, 0, count, size=size[0])
     elif isinstance(context, list):
-        images = [frame.convert("RGB").resize(size[::-1]) for frame in context]
-        context = np.stack([np.asarray(image) for image in images])
-    array = torch.as_tensor(context)
+        if not context or not all(isinstance(frame, Image.Image) for frame in context):
+            raise ValueError(f"a list of context frames must hold {count} PIL images, got {context!r:.80}")
+        context = np.stack([np.asarray(frame.convert("RGB").resize(size[::-1])) for frame in context])
+    if not isinstance(context, Tensor | np.ndarray):
+        raise TypeError(f"context must be an array, a tensor, a list of images or a path, got {type(context).__name__}")
+    array = torch.as_tensor(np.ascontiguousarray(context) if isinstance(context, np.ndarray) else context)
     if array.dtype != torch.uint8:
         raise ValueError(f"an array of context frames must be uint8, got {array.dtype}")
     return to_model_range(array.unsqueeze(0) if array.ndim == 4 else array)

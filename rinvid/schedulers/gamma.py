@@ -55,7 +55,7 @@ class _GammaScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.empty(0)
         if self.config.prediction_type == "epsilon" and self.gamma(torch.ones(())) == 0:
             raise ValueError(
-                f"schedule {spec!r} reaches gamma = 0, where epsilon prediction has no x0; "
+                f"schedule {self._schedule.config['type']!r} reaches gamma = 0, where epsilon prediction has no x0; "
                 "use sample or v_prediction, or a schedule that stays above 0"
             )
 

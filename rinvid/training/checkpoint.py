@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,6 +32,10 @@ class Checkpointer:
     folder: Path
     keep: int = 2
 
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.folder / f"step_{step:08d}"
+
     def steps(self) -> list[tuple[int, Path]]:
         """Complete checkpoints, by step."""
         found = [(_NAME.fullmatch(p.name), p) for p in self.folder.glob("step_*")]
@@ -41,18 +46,18 @@ class Checkpointer:
         steps = self.steps()
         return steps[-1][1] if steps else None
 
-    def save(self, step: int, model: nn.Module, ema: EMA, optimizers: Optimizers, config: dict[str, Any]) -> Path:
+    def save(self, step: int, model: nn.Module, ema: EMA, optimizers: Optimizers, config: dict[str, Any]) -> None:
         """Save everything that resuming needs, then drop the oldest checkpoints."""
-        target = self.folder / f"step_{step:08d}"
-        if not target.is_dir():
-            with whole_folder(target) as temporary:
-                save_file(_contiguous(model.state_dict()), temporary / "model.safetensors")
-                save_file(_contiguous(ema.state_dict()), temporary / "ema.safetensors")
-                save_file(_contiguous(optimizers.tensors()), temporary / "optimizer.safetensors")
-                (temporary / "state.json").write_text(json.dumps({"step": step, "config": config}, indent=2))
-        for _, old in self.steps()[: -self.keep]:
-            shutil.rmtree(old)
-        return target
+        with whole_folder(self.path(step), replace=True) as temporary:
+            save_file(_contiguous(model.state_dict()), temporary / "model.safetensors")
+            save_file(_contiguous(ema.state_dict()), temporary / "ema.safetensors")
+            save_file(_contiguous(optimizers.tensors()), temporary / "optimizer.safetensors")
+            (temporary / "state.json").write_text(json.dumps({"step": step, "config": config}, indent=2))
+        # Later ones are of a course that this run has left by resuming before them.
+        left = [path for found, path in self.steps() if found > step]
+        older = [path for found, path in self.steps() if found <= step][: -self.keep]
+        for path in left + older:
+            shutil.rmtree(path)
 
     @staticmethod
     def load(path: Path, model: nn.Module, ema: EMA, optimizers: Optimizers) -> int:
@@ -66,10 +71,13 @@ class Checkpointer:
             raise FileNotFoundError(f"{path}: not a checkpoint (a folder that holds state.json)")
         try:
             model.load_state_dict(load_file(path / "model.safetensors"))
-        except RuntimeError as error:
-            raise ValueError(f"{path}: is of another network than this run's ({str(error).splitlines()[1]})") from error
-        ema.load_state_dict(load_file(path / "ema.safetensors"))
-        optimizers.load_tensors(load_file(path / "optimizer.safetensors"))
+            ema.load_state_dict(load_file(path / "ema.safetensors"))
+            optimizers.load_tensors(load_file(path / "optimizer.safetensors"))
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise ValueError(f"{path}: is of another network than this run's ({reason})") from error
+        except SafetensorError as error:
+            raise ValueError(f"{path}: is damaged ({error})") from error
         return int(json.loads((path / "state.json").read_text())["step"])
 
 

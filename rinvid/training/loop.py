@@ -88,6 +88,8 @@ def train(
         for step in range(start, config.max_steps):
             lr = learning_rate(step + 1, optimizer.lr, optimizer.warmup_steps, config.max_steps, optimizer.schedule)
             optimizers.set_lr(lr)
+            # Dropout draws from the global generator.
+            torch.manual_seed(generator(config.seed, step, accelerator.process_index, 1).initial_seed())
             video = to_model_range(next(batches).to(accelerator.device, non_blocking=True))
             with accelerator.autocast():
                 loss = diffusion_losses(
@@ -122,10 +124,12 @@ def train(
                 since = time.perf_counter()
             stopping = stop() and not last
             if is_main and (last or stopping or (config.checkpoint_every and done % config.checkpoint_every == 0)):
-                saved = checkpointer.save(done, model, ema, optimizers, dict(record))
+                if not (loss.isfinite() and norm.isfinite()):
+                    raise FloatingPointError(f"the loss is {loss.item()} at step {done}; try a smaller optimizer.lr")
+                checkpointer.save(done, model, ema, optimizers, dict(record))
                 since = time.perf_counter()
             if stopping:
-                raise Interrupted(saved)
+                raise Interrupted(checkpointer.path(done))
     accelerator.end_training()
     model.load_state_dict(ema.state_dict())
     return model.eval()

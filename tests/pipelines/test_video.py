@@ -181,10 +181,7 @@ def test_model_without_memory() -> None:
     "scheduler",
     [
         GammaDDIMScheduler(prediction_type="v_prediction"),
-        pytest.param(
-            GammaDDPMScheduler(prediction_type="v_prediction"),
-            marks=pytest.mark.xfail(strict=True, reason="the noise of the steps does not come from the generators"),
-        ),
+        GammaDDPMScheduler(prediction_type="v_prediction"),
     ],
     ids=["ddim", "ddpm"],
 )
@@ -198,7 +195,6 @@ def test_a_clip_does_not_depend_on_its_batch(scheduler: Any) -> None:
     assert float((together[0] - together[1])[:, GIVEN:].abs().max()) > 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="the noise of the steps does not come from the generator")
 def test_the_generator_decides_a_stochastic_sampler_too() -> None:
     pipe = pipeline(scheduler=GammaDDPMScheduler(prediction_type="v_prediction"))
     np.testing.assert_array_equal(sample(pipe, context()), sample(pipe, context()))
@@ -285,7 +281,7 @@ def test_saved_and_loaded_in_another_process(tmp_path: Path) -> None:
         interface_position="sin_cos_plus_learned",
         temporal_position=True,
         latent_position="sin_cos",
-        context_mode="concat",
+        context_mode="inline",
         context_embedding=True,
         mixer_kernel=3,
     )

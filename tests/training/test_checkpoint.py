@@ -154,10 +154,6 @@ def test_a_checkpoint_of_another_optimizer(tmp_path: Path) -> None:
         Checkpointer.load(path, *fresh("muon"))
 
 
-later = pytest.mark.xfail(strict=True, reason="checkpoints of the steps that a run has left behind stay in its way")
-
-
-@later
 def test_a_checkpoint_saved_again_is_the_new_one(tmp_path: Path) -> None:
     """A run that goes on from an earlier checkpoint comes to the later ones' steps a second time."""
     checkpointer = Checkpointer(tmp_path)
@@ -168,7 +164,6 @@ def test_a_checkpoint_saved_again_is_the_new_one(tmp_path: Path) -> None:
     assert_same(second, loaded)
 
 
-@later
 def test_going_on_from_an_earlier_checkpoint(tmp_path: Path) -> None:
     """What is saved last is there, and is what is found, although the folder holds later steps of before."""
     checkpointer, run = Checkpointer(tmp_path, keep=2), fresh()

@@ -124,7 +124,6 @@ def test_stopping_and_going_on_changes_nothing(tmp_path: Path, clips: VideoClips
     assert [line["step"] for line in history(tmp_path / "straight")] == [1, 2, 3, 4]
 
 
-@pytest.mark.xfail(strict=True, reason="dropout draws from the global generator, whose state no checkpoint holds")
 def test_going_on_with_dropout_changes_nothing(tmp_path: Path, clips: VideoClips) -> None:
     torch.manual_seed(0)
     straight = run(tmp_path / "straight", clips, model=network(dropout=0.5))
@@ -284,7 +283,6 @@ def test_a_loss_that_is_not_finite(tmp_path: Path, clips: VideoClips) -> None:
     assert Checkpointer(tmp_path / "checkpoints").latest() is None
 
 
-@pytest.mark.xfail(strict=True, reason="only steps that are logged are looked at before a checkpoint is saved")
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, clips: VideoClips) -> None:
     with pytest.raises(FloatingPointError):
         run(tmp_path, clips, replace(CONFIG, log_every=4, checkpoint_every=1), spoilt())

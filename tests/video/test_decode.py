@@ -44,10 +44,6 @@ FILES: dict[str, dict[str, Any]] = {
     "variable_rate.mkv": {"options": SMOOTH, "times": TIMES},
 }
 
-# Key frames after frames that are shown later, guessed times, or inexact seeks.
-HARD = {"fragments.mp4", "open_gop.mp4", "mpeg4_b.avi", "h264.avi", "mpeg1.mpg", "mpeg2.mpeg", "variable_rate.mp4"}
-seek = pytest.mark.xfail(strict=True, reason="seeking lands behind the frame wanted, or on a guessed time")
-
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -55,7 +51,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("video") / "plain.mp4", numbered(COUNT), **FILES["plain.mp4"])
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=seek if name in HARD else ()) for name in FILES])
+@pytest.mark.parametrize("name", FILES)
 def test_exactly_the_frames_asked_for(name: str, tmp_path: Path) -> None:
     path = write_video(tmp_path / name, numbered(COUNT), **FILES[name])
     rng = np.random.default_rng(1)
@@ -309,25 +305,12 @@ for path in sys.argv[2:]:
         shown = numbers(read_clip(path, start, 3, 2, backend="decord"))
         assert shown == [start, start + 2, start + 4], (path, start, shown)
 """
-# What decord cannot find its way in.
-ASTRAY = {"open_gop.mp4", "open_gop.mkv", "mpeg4_b.avi", "h264.avi", "mpeg1.mpg", "mpeg2.mpeg"}
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        pytest.param(sorted(FILES.keys() - ASTRAY), id="most"),
-        *(
-            pytest.param([name], marks=pytest.mark.xfail(strict=True, reason="decord gives other frames"), id=name)
-            for name in ("open_gop.mp4", "h264.avi")
-        ),
-    ],
-)
-def test_decord_gives_the_frames_asked_for(names: list[str], tmp_path: Path) -> None:
-    run_python(EVERY_START, COUNT, *(write_video(tmp_path / name, numbered(COUNT), **FILES[name]) for name in names))
+def test_decord_gives_the_frames_asked_for(tmp_path: Path) -> None:
+    run_python(EVERY_START, COUNT, *(write_video(tmp_path / name, numbered(COUNT), **FILES[name]) for name in FILES))
 
 
-@pytest.mark.xfail(strict=True, reason="decord gives narrow frames more than three channels")
 @pytest.mark.parametrize("width", [32, 48])
 def test_decord_reads_narrow_frames(width: int, tmp_path: Path) -> None:
     path = write_video(tmp_path / "narrow.mp4", numbered(12, width), options={"crf": "5"})
