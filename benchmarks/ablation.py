@@ -39,6 +39,7 @@ def run(options: list[str], steps: int, seed: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "run"
         fixed = {"max_steps": steps, "watch_every": 0, "checkpoint_every": 0, "seed": seed, "output_dir": target}
+        fixed |= {"evaluation.num_clips": 128}
         command = [sys.executable, str(ROOT / "recipes" / "kinetics600.py"), *options]
         command += [str(word) for name, value in fixed.items() for word in (f"--{name}", value)]
         subprocess.run(command, check=True, capture_output=True)
@@ -55,7 +56,7 @@ def run(options: list[str], steps: int, seed: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     results: dict[str, Any] = {"steps": options.steps, "seed": options.seed, "machine": versions(), "variants": {}}

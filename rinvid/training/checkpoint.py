@@ -46,7 +46,7 @@ class Checkpointer:
         steps = self.steps()
         return steps[-1][1] if steps else None
 
-    def save(self, step: int, model: nn.Module, ema: EMA, optimizers: Optimizers, config: dict[str, Any]) -> None:
+    def save(self, step: int, model: nn.Module, ema: EMA, optimizers: Optimizers, config: dict[str, Any]) -> Path:
         """Save everything that resuming needs, then drop the oldest checkpoints."""
         with whole_folder(self.path(step), replace=True) as temporary:
             save_file(_contiguous(model.state_dict()), temporary / "model.safetensors")
@@ -58,6 +58,7 @@ class Checkpointer:
         older = [path for found, path in self.steps() if found <= step][: -self.keep]
         for path in left + older:
             shutil.rmtree(path)
+        return self.path(step)
 
     @staticmethod
     def load(path: Path, model: nn.Module, ema: EMA, optimizers: Optimizers) -> int:
