@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rinvid.report import versions
-from rinvid.training.loop import read_metrics
+from rinvid.training.progress import read_metrics
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "ablation.json"

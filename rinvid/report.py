@@ -18,7 +18,7 @@ from rinvid.data.home import whole_file, whole_folder
 from rinvid.evaluation import predict_clips, score_clips
 from rinvid.pipelines.video import RINVideoPipeline
 from rinvid.training.config import RunConfig
-from rinvid.training.loop import read_metrics
+from rinvid.training.progress import read_metrics
 from rinvid.visual import comparison, plot_training, save_gif, save_mp4
 
 

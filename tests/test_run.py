@@ -18,7 +18,7 @@ from rinvid.data.encode import save_h264
 from rinvid.pipelines.video import RINVideoPipeline
 from rinvid.run import main
 from rinvid.training.checkpoint import Checkpointer
-from rinvid.training.loop import read_metrics
+from rinvid.training.progress import read_metrics
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "kinetics600.py"
 PRESETS = runpy.run_path(str(RECIPE))["PRESETS"]

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from rinvid.data.clips import ClipSampler, VideoClips, to_model_range
 from rinvid.models.rin import RINModel
@@ -26,8 +22,9 @@ from rinvid.seeding import generator
 from rinvid.training.checkpoint import Checkpointer
 from rinvid.training.config import RunConfig
 from rinvid.training.ema import EMA
-from rinvid.training.objective import diffusion_losses
+from rinvid.training.objective import diffusion_loss
 from rinvid.training.optim import create_optimizers, learning_rate
+from rinvid.training.progress import Progress, check_finite
 
 Watch = Callable[[int, RINModel], Mapping[str, float]]
 
@@ -72,62 +69,34 @@ def train(
     ema = EMA(model.to(accelerator.device), optimizer.ema_decay)
     checkpointer = Checkpointer(folder / "checkpoints", config.keep_checkpoints)
     start = Checkpointer.load(resume, model, ema, optimizers) if resume else 0
-    log = MetricsLog(folder / "metrics.jsonl", accelerator, start)
+    progress = Progress(config, folder / "metrics.jsonl", accelerator, start)
     batches = _batches(config, clips, accelerator, start)
     # The wrapper averages gradients over processes; names, weights and checkpoints stay those of the bare model.
     wrapped = accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
-    context_frames = model.config.context_frames
-    options = loss_options(config)
     is_main = accelerator.is_main_process
-    bar = tqdm(total=config.max_steps, initial=start, desc="training", unit="step", disable=not is_main)
-    losses: list[Tensor] = []
-    since = time.perf_counter()
-
-    with _stop_requests() as stop, bar:
-        model.train()
+    model.train()
+    with _stop_requests() as stop, progress.bar:
         for step in range(start, config.max_steps):
             lr = learning_rate(step + 1, optimizer.lr, optimizer.warmup_steps, config.max_steps, optimizer.schedule)
             optimizers.set_lr(lr)
-            # Dropout draws from the global generator.
-            torch.manual_seed(generator(config.seed, step, accelerator.process_index, 1).initial_seed())
-            video = to_model_range(next(batches).to(accelerator.device, non_blocking=True))
-            with accelerator.autocast():
-                loss = diffusion_losses(
-                    wrapped,
-                    video[:, :, context_frames:],
-                    context=video[:, :, :context_frames] if context_frames else None,
-                    generator=generator(config.seed, step, accelerator.process_index, device=accelerator.device),
-                    **options,
-                ).loss.mean()
+            loss = _loss(config, wrapped, next(batches), step, accelerator)
             accelerator.backward(loss)
             norm = nn.utils.clip_grad_norm_(model.parameters(), optimizer.max_grad_norm)
             optimizers.step()
             optimizers.zero_grad()
             ema.update(model)
-            losses.append(loss.detach())
-            bar.update()
 
             done = step + 1
             last = done == config.max_steps
-            if done % config.log_every == 0 or last:
-                mean = accelerator.reduce(torch.stack(losses).mean(), "mean").item()
-                if not np.isfinite(mean):
-                    raise FloatingPointError(f"the loss is {mean} near step {done}; try a smaller optimizer.lr")
-                now = time.perf_counter()
-                rate = len(losses) * config.batch_size / (now - since)
-                log.write(done, {"loss": mean, "lr": lr, "grad_norm": float(norm), "clips_per_second": rate})
-                bar.set_postfix(loss=f"{mean:.4f}", lr=f"{lr:.1e}", clips_per_s=f"{rate:.0f}")
-                losses, since = [], now
-            if is_main and watch and (last or (config.watch_every and done % config.watch_every == 0)):
-                with ema.averaged(model):
-                    log.write(done, watch(done, model))
-                since = time.perf_counter()
+            progress.add(done, loss.detach(), norm, lr)
+            if is_main and watch and (last or _every(config.watch_every, done)):
+                with ema.averaged(model), progress.paused():
+                    progress.write(done, watch(done, model))
             stopping = stop() and not last
-            if is_main and (last or stopping or (config.checkpoint_every and done % config.checkpoint_every == 0)):
-                if not (loss.isfinite() and norm.isfinite()):
-                    raise FloatingPointError(f"the loss is {loss.item()} at step {done}; try a smaller optimizer.lr")
-                checkpointer.save(done, model, ema, optimizers, dict(record))
-                since = time.perf_counter()
+            if is_main and (last or stopping or _every(config.checkpoint_every, done)):
+                with progress.paused():
+                    check_finite(done, loss, norm)
+                    checkpointer.save(done, model, ema, optimizers, dict(record))
             if stopping:
                 raise Interrupted(checkpointer.path(done))
     accelerator.end_training()
@@ -135,26 +104,25 @@ def train(
     return model.eval()
 
 
-class MetricsLog:
-    """Lines of metrics.jsonl, and the same numbers in TensorBoard; lines beyond the resumed step are dropped."""
+def _loss(config: RunConfig, model: Any, clips: Tensor, step: int, accelerator: Accelerator) -> Tensor:
+    """The mean loss of one batch of uint8 clips; all that is random in it follows from seed, step and process."""
+    key = (config.seed, step, accelerator.process_index)
+    # Dropout draws from the global generator, all else from one of its own.
+    torch.manual_seed(generator(*key, 1).initial_seed())
+    given = accelerator.unwrap_model(model).config.context_frames
+    video = to_model_range(clips.to(accelerator.device, non_blocking=True))
+    with accelerator.autocast():
+        return diffusion_loss(
+            model,
+            video[:, :, given:],
+            context=video[:, :, :given] if given else None,
+            generator=generator(*key, device=accelerator.device),
+            **loss_options(config),
+        )
 
-    def __init__(self, path: Path, accelerator: Accelerator, start: int) -> None:
-        self.path, self.accelerator = path, accelerator
-        if accelerator.is_main_process:
-            kept = [line for line in read_metrics(path) if line["step"] <= start] if start else []
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        accelerator.init_trackers("tensorboard")
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        self.accelerator.log(dict(values), step=step)
-        if self.accelerator.is_main_process and values:
-            with self.path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; none if there is no such file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+def _every(interval: int, step: int) -> bool:
+    return interval > 0 and step % interval == 0
 
 
 def loss_options(config: RunConfig) -> dict[str, Any]:
