@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator, PartialState
-from accelerate.utils import set_seed
+from accelerate.utils import parse_flag_from_env, set_seed
 from numpy.typing import NDArray
 
 from rinvid import registry
@@ -55,7 +55,8 @@ def main(presets: Presets, default: str, arguments: list[str] | None = None) -> 
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print(f"results are in {folder}")
+    if PartialState().is_main_process:
+        print(f"results are in {folder}")
 
 
 def video_prediction(config: RunConfig) -> Path:
@@ -63,7 +64,9 @@ def video_prediction(config: RunConfig) -> Path:
 
     All that can be wrong with the input is looked at before the folder is made.
     """
-    state = PartialState()
+    # accelerate joins processes on CPUs only if it is told that it runs on CPUs.
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    state = PartialState(cpu=cpu)
     _use_all_cores(state)
     set_seed(config.seed)
     claim_backend(config.data.backend)
@@ -79,7 +82,7 @@ def video_prediction(config: RunConfig) -> Path:
     folder, resume = claim_run_folder(config, state)
 
     accelerator = Accelerator(
-        mixed_precision=_precision(config.precision, state.device), log_with="tensorboard", project_dir=folder
+        cpu=cpu, mixed_precision=_precision(config.precision, state.device), log_with="tensorboard", project_dir=folder
     )
     record = as_plain(config)
     if accelerator.is_main_process:
@@ -95,6 +98,7 @@ def video_prediction(config: RunConfig) -> Path:
         facts = {"data": _data_facts(index, train_clips), "training_seconds": round(time.perf_counter() - started, 1)}
         finish(config, RINVideoPipeline(model, scheduler), truth, train_clips.mean_frame(), folder, facts)
     accelerator.wait_for_everyone()
+    accelerator.end_training()
     return folder
 
 

@@ -99,7 +99,6 @@ def train(
                     checkpointer.save(done, model, ema, optimizers, dict(record))
             if stopping:
                 raise Interrupted(checkpointer.path(done))
-    accelerator.end_training()
     model.load_state_dict(ema.state_dict())
     return model.eval()
 
