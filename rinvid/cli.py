@@ -51,6 +51,8 @@ def _sample(options: argparse.Namespace) -> None:
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} must be at least 1, got {getattr(options, name)}")
 
+    import torch
+
     from rinvid.data.clips import VideoClips
     from rinvid.data.digits import digits_root
     from rinvid.data.index import index_videos
@@ -59,14 +61,17 @@ def _sample(options: argparse.Namespace) -> None:
     from rinvid.pretrained import pretrained_folder
     from rinvid.report import print_scores, save_comparison
 
-    pipeline = RINVideoPipeline.from_pretrained(options.pipeline or pretrained_folder("digits"))
+    source = options.pipeline or pretrained_folder("digits")
+    if not Path(source).is_dir() and str(source).count("/") != 1:
+        raise FileNotFoundError(f"{source}: no such folder of a pipeline, nor a hub id (owner/name)")
+    pipeline = RINVideoPipeline.from_pretrained(source).to("cuda" if torch.cuda.is_available() else "cpu")
     config = pipeline.model.config
     root = options.root or digits_root()
     index = index_videos(root, (config.num_frames - 1) * options.stride + 1)
     clips = VideoClips(root, index.usable["val"], config.num_frames, options.stride, pipeline.model.frame_size[0])
     truth = held_out_clips(clips, options.clips)
-    predicted = predict_clips(pipeline, truth, options.steps, options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
+    predicted = predict_clips(pipeline, truth, options.steps, options.seed)
     save_comparison(truth, predicted, config.context_frames, len(truth), options.out)
     print_scores(score_clips(truth, predicted, config.context_frames), len(truth))
     print(f"wrote {options.out / 'samples.gif'} and {options.out / 'samples.mp4'}")

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from rinvid import registry
 from rinvid.data.clips import VideoClips, to_model_range, to_uint8
 from rinvid.metrics.frames import psnr, ssim
 from rinvid.metrics.frechet import frechet_distance
-from rinvid.metrics.random3d import Random3D
 from rinvid.models.rin import RINModel
 from rinvid.pipelines.video import RINVideoPipeline
 from rinvid.seeding import generator
@@ -25,11 +25,8 @@ GAIN_TIMES = (0.5, 0.7, 0.9, 1.0)
 
 
 def held_out_clips(clips: VideoClips, count: int) -> NDArray[np.uint8]:
-    """Up to ``count`` windows of val videos, spread evenly over the videos, uint8 (N, F, H, W, 3).
-
-    A val video that cannot be read is an error: an evaluation never replaces anything.
-    """
-    return np.stack([clips.window(number, start).numpy() for number, start in clips.spread(count)])
+    """Up to ``count`` windows of val videos as an array; see :meth:`rinvid.data.clips.VideoClips.held_out`."""
+    return clips.held_out(count).numpy()
 
 
 def predict_clips(
@@ -82,7 +79,7 @@ def score_clips(
     ]
     scores["motion"] = {"real": _motion(real), "predicted": _motion(made)}
     if len(truth) > 1:
-        extractor = Random3D()
+        extractor = registry.extractors.create("random3d")
         scores["frechet_random3d"] = frechet_distance(extractor(real), extractor(made))
     return scores
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -60,8 +61,11 @@ def parse(presets: Presets, default: str, arguments: list[str] | None = None) ->
     try:
         values = parser.parse_args(arguments).as_dict()
     except ArgumentError as error:
-        _fail(" ".join(str(error).split()))
+        _fail(" ".join(str(error).split()) + _suggestion(str(error), parser))
     values.pop("config")
+    if values["data"]["root"] is not None:
+        # The saved configuration must mean the same folder from everywhere.
+        values["data"]["root"] = str(Path(values["data"]["root"]).expanduser().resolve())
     groups = {name: group(**values.pop(name)) for name, group in GROUPS.items()}
     return RunConfig(**values, **groups)
 
@@ -81,6 +85,15 @@ def _flat(preset: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+def _suggestion(message: str, parser: ArgumentParser) -> str:
+    """The option that a mistyped one was probably meant to be."""
+    if "unrecognized arguments" not in message:
+        return ""
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = get_close_matches(message.split("unrecognized arguments:")[1].split()[0].split("=")[0], known, n=1)
+    return f" (did you mean {near[0]}?)" if near else "; --help lists all options"
 
 
 def _preset_of_file(path: str | None) -> str | None:

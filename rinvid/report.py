@@ -17,6 +17,7 @@ from torch import Tensor
 from rinvid.data.home import whole_file, whole_folder
 from rinvid.evaluation import predict_clips, score_clips
 from rinvid.pipelines.video import RINVideoPipeline
+from rinvid.schedules import create_schedule
 from rinvid.training.config import RunConfig
 from rinvid.training.progress import read_metrics
 from rinvid.visual import comparison, plot_training, save_gif, save_mp4
@@ -48,7 +49,7 @@ def finish(
             "stride": config.data.stride,
             "weights": f"EMA, decay {config.optimizer.ema_decay}",
             "scheduler": type(pipeline.scheduler).__name__,
-            "noise_schedule": dict(pipeline.scheduler.config.schedule),
+            "noise_schedule": create_schedule(pipeline.scheduler.config.schedule).config,
             "num_inference_steps": config.sampling.num_inference_steps,
             "seed": config.seed,
             "steps_trained": config.max_steps,
@@ -84,7 +85,7 @@ def print_scores(metrics: Mapping[str, Any], count: int) -> None:
 
 def versions() -> dict[str, str]:
     """Versions of what a number depends on, and the machine."""
-    packages = ("rinvid", "torch", "diffusers", "accelerate", "torchmetrics")
+    packages = ("rinvid", "torch", "diffusers", "accelerate", "torchmetrics", "av", "decord2")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return {name: version(name) for name in packages} | {"python": platform.python_version(), "device": device}
 

@@ -6,9 +6,10 @@ import dataclasses
 import logging
 import math
 import os
+import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from rinvid import registry
 from rinvid.data.clips import VideoClips, to_model_range
 from rinvid.data.decode import claim_backend
-from rinvid.data.index import VideoIndex, index_videos
+from rinvid.data.index import Video, VideoIndex, index_videos
 from rinvid.evaluation import context_gain, held_out_clips, predict_clips
 from rinvid.models.rin import RINModel
 from rinvid.options import Presets, as_plain, parse
@@ -50,7 +51,12 @@ def main(presets: Presets, default: str, arguments: list[str] | None = None) -> 
     try:
         folder = video_prediction(parse(presets, default, arguments))
     except Interrupted as stop:
-        print(f"{stop}\nto go on: the same command with --output_dir {stop.checkpoint.parents[1]} --resume auto")
+        if PartialState().is_main_process:
+            target = shlex.quote(str(stop.checkpoint.parents[1]))
+            print(f"{stop}\nto go on: the same command with --output_dir {target} --resume auto")
+        sys.exit(130)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
         sys.exit(130)
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
@@ -70,42 +76,46 @@ def video_prediction(config: RunConfig) -> Path:
     _use_all_cores(state)
     set_seed(config.seed)
     claim_backend(config.data.backend)
-    _validate(config, state)
     model = RINModel(**config.model)
-    if model.config.num_frames is None:
-        raise ValueError("model.num_frames is not set: video prediction needs a video model")
+    _validate(config, model, state)
     scheduler = create_scheduler(config)
     with state.main_process_first():
         index = _index(config, model, state.is_main_process)
     train_clips = _clips(config, model, index, "train")
     val_clips = _clips(config, model, index, "val")
-    folder, resume = claim_run_folder(config, state)
+    if not config.data.num_workers and train_clips.decoded_bytes <= config.data.cache_mb * 2**20:
+        train_clips.decode_all(show_progress=state.is_main_process)
+    mean = train_clips.mean_frame()
+    truth = held_out_clips(val_clips, config.evaluation.num_clips)
+    record = as_plain(config)
+    folder, resume = claim_run_folder(config, record, state)
 
     accelerator = Accelerator(
         cpu=cpu, mixed_precision=_precision(config.precision, state.device), log_with="tensorboard", project_dir=folder
     )
-    record = as_plain(config)
     if accelerator.is_main_process:
-        _print_summary(config, model, index, folder, resume)
+        _print_summary(config, model, index, [train_clips, val_clips], folder, resume)
         write_text(folder / "config.yaml", yaml.safe_dump({**record, "output_dir": None, "resume": "never"}))
-    if not config.data.num_workers and train_clips.decoded_bytes <= config.data.cache_mb * 2**20:
-        train_clips.decode_all(show_progress=accelerator.is_main_process)
-    truth = held_out_clips(val_clips, config.evaluation.num_clips)
     watch = _watcher(config, scheduler, truth, folder)
     started = time.perf_counter()
     model = train(config, model, train_clips, folder, accelerator, record, resume, watch)
     if accelerator.is_main_process:
-        facts = {"data": _data_facts(index, train_clips), "training_seconds": round(time.perf_counter() - started, 1)}
-        finish(config, RINVideoPipeline(model, scheduler), truth, train_clips.mean_frame(), folder, facts)
+        seconds = round(time.perf_counter() - started, 1)
+        facts = {"data": _data_facts(index, [train_clips, val_clips]), "training_seconds": seconds}
+        finish(config, RINVideoPipeline(model, scheduler), truth, mean, folder, facts)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return folder
 
 
-def _validate(config: RunConfig, state: PartialState) -> None:
+def _validate(config: RunConfig, model: RINModel, state: PartialState) -> None:
     """What would otherwise fail only after the run folder was made."""
     if config.batch_size % state.num_processes:
         raise ValueError(f"batch_size={config.batch_size} does not divide over {state.num_processes} processes")
+    if model.config.num_frames is None:
+        raise ValueError("model.num_frames is not set: video prediction needs a video model")
+    if model.config.in_channels != 3 or model.config.num_classes is not None:
+        raise ValueError("videos are read as RGB without labels: model.in_channels must be 3, model.num_classes null")
     loss_options(config)
     optimizer = config.optimizer
     learning_rate(0, optimizer.lr, optimizer.warmup_steps, config.max_steps, optimizer.schedule)
@@ -141,10 +151,8 @@ def _watcher(config: RunConfig, scheduler: Any, truth: NDArray[np.uint8], folder
 
 
 def _index(config: RunConfig, model: RINModel, show_progress: bool) -> VideoIndex:
-    if config.data.root is not None:
-        root = Path(config.data.root).expanduser()
-    else:
-        root = registry.datasets.create(config.data.source)
+    data = config.data
+    root = Path(data.root) if data.root is not None else registry.datasets.create(data.source)
     needed = (model.config.num_frames - 1) * config.data.stride + 1
     return index_videos(root, needed, config.data.backend, show_progress)
 
@@ -157,23 +165,37 @@ def _clips(config: RunConfig, model: RINModel, index: VideoIndex, split: str) ->
     return VideoClips(index.root, index.usable[split], model.config.num_frames, data.stride, height, data.backend)
 
 
-def _print_summary(config: RunConfig, model: RINModel, index: VideoIndex, folder: Path, resume: Path | None) -> None:
-    sizes = ", ".join(f"{len(videos)} {split}" for split, videos in index.usable.items())
+def _left_out(index: VideoIndex, clips: Sequence[VideoClips]) -> list[Video]:
+    """What the probe left out, and what turned out broken when it was read."""
+    return [*index.left_out, *(video for part in clips for video in part.left_out)]
+
+
+def _print_summary(
+    config: RunConfig,
+    model: RINModel,
+    index: VideoIndex,
+    clips: Sequence[VideoClips],
+    folder: Path,
+    resume: Path | None,
+) -> None:
+    train_clips, val_clips = clips
     parameters = sum(p.numel() for p in model.parameters())
-    left_out = f", {len(index.left_out)} left out" if index.left_out else ""
-    print(f"data      {index.root}: {sizes} videos{left_out}, read with {claim_backend(config.data.backend)}")
+    backend, left_out = claim_backend(config.data.backend), len(_left_out(index, clips))
+    videos = f"{len(train_clips)} train, {len(val_clips)} val videos" + (f", {left_out} left out" if left_out else "")
+    print(f"data      {index.root}: {videos}, read with {backend}")
     print(f"network   {parameters / 1e6:.2f}M parameters, {math.prod(model.grid)} interface tokens")
     print(f"training  {config.max_steps} steps of {config.batch_size} clips, preset {config.preset}")
     print(f"folder    {folder}" + (f", going on from {resume}" if resume else ""), flush=True)
 
 
-def _data_facts(index: VideoIndex, clips: VideoClips) -> dict[str, Any]:
+def _data_facts(index: VideoIndex, clips: Sequence[VideoClips]) -> dict[str, Any]:
+    train_clips, val_clips = clips
     return {
         "root": str(index.root),
         "fingerprint": index.fingerprint,
-        "videos": {split: len(videos) for split, videos in index.usable.items()},
-        "left_out": [dataclasses.asdict(video) for video in index.left_out],
-        "clip_frames": clips.num_frames,
+        "videos": {"train": len(train_clips), "val": len(val_clips)},
+        "left_out": [dataclasses.asdict(video) for video in _left_out(index, clips)],
+        "clip_frames": train_clips.num_frames,
     }
 
 
@@ -181,10 +203,12 @@ def _precision(precision: Precision, device: torch.device) -> str:
     if precision != "auto":
         return precision
     # Small networks on a CPU spend more on casts than bf16 saves.
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "no"
 
 
 def _use_all_cores(state: PartialState) -> None:
     """Undo the single thread that ``accelerate launch`` gives a process unless it is told otherwise."""
     if state.device.type == "cpu" and os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // state.num_processes))
+        # macOS and Windows know no affinity.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // state.num_processes))

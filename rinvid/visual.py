@@ -111,7 +111,7 @@ def save_image(image: Image.Image, path: Path) -> None:
 
 
 def plot_training(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Loss curve and, where it was watched, context gain by noise level, as PNG.
+    """Loss curve and, where it was watched, context gain by noise level, as PNG; nothing where there is no loss.
 
     Args:
         lines: The lines of metrics.jsonl.
@@ -123,6 +123,8 @@ def plot_training(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10 if gains else 6, 4), layout="constrained")
     axes = figure.subplots(1, 2 if gains else 1, squeeze=False)[0]
     points = [(line["step"], line["loss"]) for line in lines if "loss" in line]
+    if not points:
+        return
     steps, losses = np.array(points).T
     axes[0].plot(steps, losses, alpha=0.3, color="tab:blue")
     window = max(1, len(losses) // 25)

@@ -20,7 +20,7 @@ def test_two_processes_make_one_run(tmp_path: Path) -> None:
     for number in range(3):
         clip = np.random.default_rng(number).integers(0, 255, (16, 32, 32, 3), dtype=np.uint8)
         save_h264(clip, root / f"{number}.mp4", fps=8, crf=20)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29517"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",

@@ -230,5 +230,8 @@ def test_held_out_clips(tmp_path: Path) -> None:
     assert (found.shape, found.dtype) == ((4, FRAMES, 32, 32, 3), np.uint8)
     assert [numbers(clip)[0] for clip in found] == [0, 50, 8, 58]
     (tmp_path / "1.mp4").write_text("text")
-    with pytest.raises(VideoError, match=r"1\.mp4"):
+    assert [numbers(clip)[0] for clip in held_out_clips(videos, 10)] == [0, 8]
+    assert [video.path for video in videos.left_out] == ["1.mp4"]
+    (tmp_path / "0.mp4").write_text("text")
+    with pytest.raises(VideoError, match="none of its videos can be read"):
         held_out_clips(videos, 10)

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,7 +150,10 @@ def test_ctrl_c_saves_and_says_how_to_go_on(videos, tmp_path, capsys):
         (["--data.root", "."], "holds no videos"),
         (["--data.root", "{videos}", "--data.stride", "9"], "none of 5 videos can be used"),
         (["--preset", "tiny"], "unknown preset 'tiny'; known: digits, digits-long, smoke, kinetics600"),
-        (["--model.num_latent", "8"], "num_latent"),
+        (["--model.num_latent", "8"], "--model.num_latent 8 (did you mean --model.num_latents?)"),
+        (["--model.in_channels", "1"], "model.in_channels must be 3"),
+        (["--optimizer.betas", "[1.5, 0.9]"], "betas must be two numbers in [0, 1)"),
+        (["--model.num_layers", "[-1]"], "num_layers needs a number of layers >= 0"),
         (["--max_steps", "many"], "max_steps"),
         (["--max_steps", "0"], "max_steps must be at least 1, got 0"),
         (["--config", "missing.yaml"], "missing.yaml"),
@@ -171,6 +175,47 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(videos, tmp_path, capsys,
     assert len(errors) == 1
     assert said in errors[0]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_breaks_off_is_left_out_by_name(videos, tmp_path, capsys):
+    root = tmp_path / "cut"
+    shutil.copytree(videos, root)
+    cut = root / "wave.mp4"
+    save_h264(np.random.default_rng(0).integers(0, 255, (40, 32, 48, 3), dtype=np.uint8), cut, fps=8, crf=20)
+    whole = cut.read_bytes()
+    middle = len(whole) // 2
+    cut.write_bytes(whole[: middle // 2] + bytes(middle) + whole[middle // 2 + middle :])
+    run(*TINY, "--data.root", str(root), "--output_dir", "run", "--watch_every", "0")
+    assert "3 left out" in capsys.readouterr().out
+    left_out = json.loads((tmp_path / "run" / "metrics.json").read_text())["data"]["left_out"]
+    assert [video["path"] for video in left_out if "broken" in video["reason"]] == ["wave.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model.latent_dim", "64"], "is of a run with other settings of model"),
+        (["--seed", "3"], "is of a run with other settings of seed"),
+        (["--max_steps", "3"], "is at step 4, beyond max_steps=3"),
+    ],
+)
+def test_a_run_goes_on_only_as_what_it_was(finished, videos, capsys, options, said):
+    folder, _ = finished
+    before = (folder / "config.yaml").read_bytes()
+    with pytest.raises(SystemExit):
+        run(*TINY, "--data.root", str(videos), "--output_dir", str(folder), "--resume", "auto", *options)
+    assert said in capsys.readouterr().err
+    assert (folder / "config.yaml").read_bytes() == before
+
+
+def test_a_named_checkpoint_goes_on_in_its_own_run(finished, videos, tmp_path):
+    folder, _ = finished
+    own = tmp_path / "own"
+    shutil.copytree(folder, own)
+    checkpoint = own / "checkpoints" / "step_00000002"
+    run(*TINY, "--data.root", str(videos), "--resume", str(checkpoint))
+    assert losses(own) == losses(folder)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_output_folder_in_use_is_kept(finished, videos, capsys):

@@ -47,6 +47,7 @@ class VideoClips(Dataset[Tensor]):
     ) -> None:
         self.root, self.videos = root, list(videos)
         self.num_frames, self.stride, self.size, self.backend = num_frames, stride, size, backend
+        self.left_out: list[Video] = []
         self._decoded: list[Frames] | None = None
 
     def __len__(self) -> int:
@@ -76,8 +77,14 @@ class VideoClips(Dataset[Tensor]):
         try:
             return read_clip(self.root / video.path, 0, None, 1, self.size, self.backend)
         except (VideoError, FileNotFoundError) as error:
-            logger.warning("left out %s", error)
+            self._leave_out(video, error)
             return None
+
+    def _leave_out(self, video: Video, error: Exception) -> None:
+        """Say by name that a video cannot be used, and keep count."""
+        if all(known.path != video.path for known in self.left_out):
+            logger.warning("left out %s", error)
+            self.left_out.append(Video(video.path, 0, str(error).removeprefix(f"{self.root / video.path}: ")))
 
     def __getitem__(self, request: ClipRequest) -> Tensor:
         """The clip asked for; a video that turns out broken is reported and the next one takes its place.
@@ -92,7 +99,7 @@ class VideoClips(Dataset[Tensor]):
             try:
                 return self.window(number, start)
             except (VideoError, FileNotFoundError) as error:
-                logger.warning("replaced %s", error)
+                self._leave_out(self.videos[number], error)
         raise VideoError(f"{self.root}: ten videos in a row are broken, the last is {self.videos[number].path}")
 
     def window(self, number: int, start: int) -> Tensor:
@@ -106,8 +113,33 @@ class VideoClips(Dataset[Tensor]):
 
     def mean_frame(self, videos: int = 256) -> Tensor:
         """Mean of the frames of up to ``videos`` videos, (3, H, W) in [-1, 1]."""
-        windows = [self.window(number, start) for number, start in self.spread(min(videos, len(self)))]
-        return to_model_range(torch.stack(windows)).mean((0, 2))
+        return to_model_range(self.held_out(min(videos, len(self)))).mean((0, 2))
+
+    def held_out(self, count: int) -> Tensor:
+        """Up to ``count`` windows, spread evenly over the videos, uint8 (N, F, size, size, 3).
+
+        A video that cannot be read is left out by name and never replaced by another clip of the same place.
+
+        Raises:
+            VideoError: No video can be read.
+        """
+        while self.videos:
+            try:
+                return torch.stack([self.window(number, start) for number, start in self.spread(count)])
+            except (VideoError, FileNotFoundError):
+                self.drop_broken(count)
+        raise VideoError(f"{self.root}: none of its videos can be read")
+
+    def drop_broken(self, count: int) -> None:
+        """Read the windows that :meth:`spread` gives and drop the videos of those that fail."""
+        broken = set()
+        for number, start in self.spread(count):
+            try:
+                self.window(number, start)
+            except (VideoError, FileNotFoundError) as error:
+                self._leave_out(self.videos[number], error)
+                broken.add(number)
+        self.videos = [video for number, video in enumerate(self.videos) if number not in broken]
 
     def spread(self, count: int) -> list[tuple[int, int]]:
         """Up to ``count`` (video, start) windows that do not overlap, spread evenly over the videos."""

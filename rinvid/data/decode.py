@@ -155,6 +155,7 @@ class DecordReader(VideoReader):
         del self._reader
 
 
+_PACKAGES = {"pyav": "av", "decord": "decord2"}
 _READERS: dict[str, tuple[str, type[VideoReader]]] = {"pyav": ("av", PyAVReader), "decord": ("decord", DecordReader)}
 
 
@@ -176,7 +177,7 @@ def choose_backend(backend: Backend = "auto") -> Literal["pyav", "decord"]:
             "use one backend a process"
         )
     if not find_spec(_READERS[backend][0]):
-        raise ValueError(f"video backend {backend!r} is not installed; try: pip install 'rinvid[{backend}]'")
+        raise ValueError(f"video backend {backend!r} is not installed; try: pip install {_PACKAGES[backend]}")
     return backend  # type: ignore[return-value]
 
 

@@ -40,6 +40,12 @@ def digits_root(show_progress: bool = True) -> Path:
     """
     root = home() / f"moving-digits-v{VERSION}"
     if not root.is_dir():
+        try:
+            root.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"{root.parent} cannot be made ({error.strerror}); RINVID_HOME names another place"
+            ) from error
         with whole_folder(root) as folder:
             call_with_pyav(write_digits, folder, None, FRAMES, show_progress)
     return root

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from rinvid.data.decode import Backend, VideoError, open_video
+from rinvid.data.decode import Backend, VideoError, choose_backend, open_video
 from rinvid.data.home import home, whole_file
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,8 @@ SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", "
 SPLITS = ("train", "val")
 # Without a val folder, one video in ten is held out, and at least one.
 HOLD_OUT = 10
+# Change it whenever a probe would find something else in the same file.
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ def index_videos(root: Path, min_frames: int, backend: Backend = "auto", show_pr
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder of videos")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    paths = _find_videos(root)
     if not paths:
         raise FileNotFoundError(f"{root}: holds no videos ({', '.join(sorted(SUFFIXES))})")
     videos = [_enough(video, min_frames) for video in _probe_all(root, paths, backend, show_progress)]
@@ -78,19 +81,37 @@ def index_videos(root: Path, min_frames: int, backend: Backend = "auto", show_pr
         shown = "; ".join(f"{v.path}: {v.reason}" for v in left_out[:3])
         raise VideoError(f"{root}: none of {len(videos)} videos can be used ({shown})")
     digest = hashlib.sha256()
-    for video in good:
+    usable = _split(root, good)
+    for video in dict.fromkeys(video for part in usable.values() for video in part):
         digest.update(f"{video.path}\0{(root / video.path).stat().st_size}\0{video.frames}\n".encode())
-    return VideoIndex(root, _split(root, good), left_out, digest.hexdigest()[:16])
+    return VideoIndex(root, usable, left_out, digest.hexdigest()[:16])
+
+
+def _find_videos(root: Path) -> list[Path]:
+    """All video files below a folder, sorted; linked folders are followed, each once."""
+    seen, paths = set(), []
+    for folder, below, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:
+            below.clear()
+            continue
+        seen.add(place)
+        paths += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
+    return sorted(paths)
 
 
 def _split(root: Path, videos: list[Video]) -> dict[str, list[Video]]:
     if all((root / split).is_dir() for split in SPLITS):
         parts = {split: [v for v in videos if v.path.startswith(f"{split}/")] for split in SPLITS}
+        outside = len(videos) - sum(map(len, parts.values()))
+        if outside:
+            logger.warning("%s: %d videos outside train and val are not used", root, outside)
         for split, part in parts.items():
             if not part:
                 raise VideoError(f"{root / split}: holds no video that can be used")
         return parts
     if len(videos) == 1:
+        logger.warning("%s: its only video that can be used is both train and val", root)
         return dict.fromkeys(SPLITS, videos)
     by_hash = sorted(videos, key=lambda v: hashlib.sha256(v.path.encode()).digest())
     held_out = set(by_hash[: max(1, len(videos) // HOLD_OUT)])
@@ -105,14 +126,15 @@ def _enough(video: Video, min_frames: int) -> Video:
 
 def _probe_all(root: Path, paths: list[Path], backend: Backend, show_progress: bool) -> list[Video]:
     """Probe every file, reusing what an earlier scan of the same unchanged file found."""
-    memory = home() / "index" / f"{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]}.json"
-    known: dict[str, dict[str, object]] = {}
-    if memory.is_file():
-        known = json.loads(memory.read_text(encoding="utf-8"))
+    key_of_root = hashlib.sha256(f"{VERSION} {choose_backend(backend)} {root.resolve()}".encode()).hexdigest()
+    memory = home() / "index" / f"{key_of_root[:16]}.json"
+    known = _remembered(memory)
 
     def probe(path: Path) -> tuple[str | None, Video]:
-        stat = path.stat()
         name = path.relative_to(root).as_posix()
+        if not path.exists():
+            return None, Video(name, 0, "is a link to nothing")
+        stat = path.stat()
         key = f"{name}|{stat.st_size}|{stat.st_mtime_ns}"
         if key in known:
             return key, Video(**known[key])  # type: ignore[arg-type]
@@ -130,7 +152,21 @@ def _probe_all(root: Path, paths: list[Path], backend: Backend, show_progress: b
         probed = list(bar)
     found = {key: video for key, video in probed if key is not None}
     if found.keys() - known.keys():
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(memory) as temporary:
-            temporary.write_text(json.dumps({key: asdict(video) for key, video in found.items()}), encoding="utf-8")
+        try:
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(memory) as temporary:
+                temporary.write_text(json.dumps({key: asdict(video) for key, video in found.items()}), encoding="utf-8")
+        except OSError as error:
+            logger.warning(
+                "what was found of the videos cannot be remembered in %s (%s)", memory.parent, error.strerror
+            )
     return [video for _, video in probed]
+
+
+def _remembered(memory: Path) -> dict[str, dict[str, object]]:
+    """What an earlier scan wrote down; nothing if there is none or it cannot be read."""
+    try:
+        remembered: dict[str, dict[str, object]] = json.loads(memory.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return remembered

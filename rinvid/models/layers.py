@@ -1,6 +1,6 @@
 """The layers a RIN is made of. Each class lists in ``no_decay`` which of its own parameters are biases or gains.
 
-Dense layers say in ``hidden`` whether they lie between features of the network, which is where Muon applies. Both are
+Dense layers say in ``hidden`` whether what they make is features of the network, which is where Muon applies. Both are
 properties of the module, not marks on the tensor, because tensors are replaced when weights are loaded or sharded.
 """
 

@@ -23,8 +23,9 @@ def sinusoid(values: Tensor, dim: int) -> Tensor:
     """
     if dim % 2:
         raise ValueError(f"a sine-cosine code needs an even length, got {dim}")
-    frequency = 10000.0 ** (-2 * torch.arange(dim // 2, dtype=torch.float64, device=values.device) / dim)
-    angle = values.unsqueeze(-1) * frequency.to(values.dtype)
+    # On the CPU, because not every device has float64.
+    frequency = 10000.0 ** (-2 * torch.arange(dim // 2, dtype=torch.float64, device="cpu") / dim)
+    angle = values.unsqueeze(-1) * frequency.to(values)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 

@@ -257,6 +257,14 @@ class RINModel(ModelMixin, ConfigMixin):
         ):
             if c[name] not in get_args(choices):
                 raise ValueError(f"{name} {c[name]!r}; known: {', '.join(get_args(choices))}")
+        sizes = ("in_channels", "latent_dim", "interface_dim", "latent_num_heads", "rw_num_heads")
+        for name in (*sizes, "latent_mlp_ratio", "interface_mlp_ratio"):
+            if c[name] < 1:
+                raise ValueError(f"{name} must be at least 1, got {c[name]}")
+        if any(depth < 0 for depth in c.num_layers) or not c.num_layers:
+            raise ValueError(f"num_layers needs a number of layers >= 0 for each block, got {c.num_layers}")
+        if not (0 <= c.dropout < 1 and 0 <= c.drop_path < 1):
+            raise ValueError(f"dropout and drop_path must be in [0, 1), got {c.dropout}, {c.drop_path}")
         for name, width in (
             ("latent_num_heads", c.latent_dim),
             ("rw_num_heads", min(c.latent_dim, c.interface_dim)),
@@ -275,7 +283,7 @@ class RINModel(ModelMixin, ConfigMixin):
             raise ValueError("context_embedding marks tokens of context frames; this configuration has none")
         if c.temporal_position and c.interface_position == "learned":
             raise ValueError("temporal_position is part of the fixed codes; interface_position is 'learned'")
-        if c.mixer_kernel and c.mixer_kernel % 2 == 0:
+        if c.mixer_kernel < 0 or (c.mixer_kernel and c.mixer_kernel % 2 == 0):
             raise ValueError(f"mixer_kernel must be odd, or 0 for none, got {c.mixer_kernel}")
 
     def _token_spans(self) -> list[tuple[int, float]]:
@@ -296,7 +304,7 @@ class RINModel(ModelMixin, ConfigMixin):
     def forward(
         self,
         sample: Tensor,
-        gamma: Tensor,
+        gamma: Tensor | float,
         class_labels: Tensor | None = None,
         context: Tensor | None = None,
         latents: Tensor | None = None,
@@ -318,6 +326,9 @@ class RINModel(ModelMixin, ConfigMixin):
             ValueError: A shape does not fit the configuration, with the shape that would.
         """
         self._validate_inputs(sample, class_labels, context, latents, interface)
+        gamma = torch.as_tensor(gamma, device=sample.device)
+        if gamma.shape not in ((), (len(sample),)):
+            raise ValueError(f"gamma has shape {tuple(gamma.shape)}; it must be a scalar or ({len(sample)},)")
         x = self._interface(sample, context, interface)  # (B, n, d_x)
         z, conditions = self._latents(gamma.expand(len(sample)), class_labels, latents)  # (B, m, d_z), (B, 0-2, d_x)
         for block in self.blocks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -124,15 +123,13 @@ class RINVideoPipeline(DiffusionPipeline):
         # x_t and gamma stay in float32 between steps; the network casts what it is given.
         levels = self.scheduler.gamma(self.scheduler.timesteps)
         dtype = self.model.dtype
-        stochastic = "generator" in signature(self.scheduler.step).parameters
-        noise_source = {"generator": generator} if stochastic else {}
         carry = LatentCarry()
         step = None
         for t, gamma in zip(self.progress_bar(self.scheduler.timesteps), levels, strict=True):
             seen = self.scheduler.scale_model_input(sample, t).to(dtype)
             output = self.model(seen, gamma, **inputs, **carry.inputs())
             carry = LatentCarry.of(output)
-            step = self.scheduler.step(output.sample, t, sample, **noise_source)
+            step = self.scheduler.step(output.sample, t, sample, generator=generator)
             sample = step.prev_sample
         assert step is not None
         return step.pred_original_sample.float() / scale

@@ -126,9 +126,17 @@ class GammaDDIMScheduler(_GammaScheduler):
         self._setup()
 
     def step(
-        self, model_output: Tensor, timestep: Tensor | float, sample: Tensor, return_dict: bool = True
+        self,
+        model_output: Tensor,
+        timestep: Tensor | float,
+        sample: Tensor,
+        generator: Generator = None,
+        return_dict: bool = True,
     ) -> GammaSchedulerOutput | tuple[Tensor, Tensor]:
-        """From x_t at ``timestep`` to the next time; computed in float32, returned in the sample's type."""
+        """From x_t at ``timestep`` to the next time; computed in float32, returned in the sample's type.
+
+        ``generator`` is taken so that samplers can take each other's place; this one draws nothing.
+        """
         gamma, gamma_next = self._levels(timestep, sample.device)
         x0, epsilon = self._predict(model_output, sample, gamma)
         return self._result(add_noise(x0, epsilon, gamma_next), x0, sample.dtype, return_dict)

@@ -26,7 +26,7 @@ class DataConfig:
         stride: Distance between a clip's frames.
         backend: Decoder: auto, pyav or decord.
         num_workers: Processes that decode; 0 decodes in the training process.
-        cache_mb: Videos are decoded once into memory if they fit into this many MiB; 0 never does.
+        cache_mb: Training videos are decoded once into memory if they fit into this many MiB and num_workers is 0.
     """
 
     root: str | None = None
@@ -38,6 +38,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check(self, "stride", self.stride >= 1, "at least 1")
+        for name in ("num_workers", "cache_mb"):
+            _check(self, name, getattr(self, name) >= 0, "at least 0")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,9 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         _check(self, "ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         _check(self, "lr", self.lr > 0, "above 0")
+        _check(self, "betas", all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)")
+        for name in ("weight_decay", "warmup_steps"):
+            _check(self, name, getattr(self, name) >= 0, "at least 0")
         _check(self, "max_grad_norm", self.max_grad_norm > 0, "above 0")
 
 

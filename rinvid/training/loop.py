@@ -92,12 +92,13 @@ def train(
             if is_main and watch and (last or _every(config.watch_every, done)):
                 with ema.averaged(model), progress.paused():
                     progress.write(done, watch(done, model))
-            stopping = stop() and not last
+            stopping = _anyone(stop(), accelerator) and not last
             if is_main and (last or stopping or _every(config.checkpoint_every, done)):
                 with progress.paused():
                     check_finite(done, loss, norm)
                     checkpointer.save(done, model, ema, optimizers, dict(record))
             if stopping:
+                accelerator.wait_for_everyone()
                 raise Interrupted(checkpointer.path(done))
     model.load_state_dict(ema.state_dict())
     return model.eval()
@@ -118,6 +119,13 @@ def _loss(config: RunConfig, model: Any, clips: Tensor, step: int, accelerator: 
             generator=generator(*key, device=accelerator.device),
             **loss_options(config),
         )
+
+
+def _anyone(asked: bool, accelerator: Accelerator) -> bool:
+    """Whether any process was asked to stop: all must stop at the same step, or the others wait for ever."""
+    if accelerator.num_processes == 1:
+        return asked
+    return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), "sum"))
 
 
 def _every(interval: int, step: int) -> bool:
@@ -142,10 +150,16 @@ def _batches(config: RunConfig, clips: VideoClips, accelerator: Accelerator, sta
             num_workers=config.data.num_workers,
             pin_memory=accelerator.device.type == "cuda",
             timeout=120 if config.data.num_workers else 0,
+            worker_init_fn=_leave_interrupts_to_main,
             # A forked process inherits the locks of decoder threads; a new one does not.
             multiprocessing_context="spawn" if config.data.num_workers else None,
         )
     )
+
+
+def _leave_interrupts_to_main(worker: int) -> None:
+    """A terminal sends Ctrl-C to every process; workers must live on until the run is saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from rinvid.data.home import whole_file
 from rinvid.training.config import RunConfig
 
 
@@ -37,7 +38,8 @@ class Progress:
         self.config, self.path, self.accelerator = config, path, accelerator
         if accelerator.is_main_process:
             kept = [line for line in read_metrics(path) if line["step"] <= start] if start else []
-            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            with whole_file(path) as temporary:
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         accelerator.init_trackers("tensorboard")
         self.bar = tqdm(
             total=config.max_steps,
@@ -85,5 +87,11 @@ class Progress:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; none if there is no such file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    """The lines of a metrics.jsonl; none if there is no such file. A last line that was cut off is dropped."""
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
