@@ -66,10 +66,17 @@ def finish(
 def save_comparison(
     truth: NDArray[np.uint8], predicted: NDArray[np.uint8], context_frames: int, examples: int, folder: Path
 ) -> None:
-    """samples.gif and samples.mp4: context | truth | prediction of the first clips."""
-    video = comparison(truth[:examples], predicted[:examples], context_frames)
+    """samples.gif and samples.mp4: context | truth | prediction of clips from all over the data."""
+    shown = examples_of(len(truth), examples)
+    video = comparison(truth[shown], predicted[shown], context_frames)
     save_gif(video, folder / "samples.gif")
     save_mp4(video, folder / "samples.mp4")
+
+
+def examples_of(clips: int, count: int) -> list[int]:
+    """Places of up to ``count`` clips at equal distances, since neighbours are often of one class."""
+    count = min(count, clips)
+    return [index * clips // count for index in range(count)]
 
 
 def print_scores(metrics: Mapping[str, Any], count: int) -> None:

@@ -28,7 +28,7 @@ from rinvid.evaluation import context_gain, held_out_clips, predict_clips
 from rinvid.models.rin import RINModel
 from rinvid.options import Presets, as_plain, parse
 from rinvid.pipelines.video import RINVideoPipeline
-from rinvid.report import finish, write_text
+from rinvid.report import examples_of, finish, write_text
 from rinvid.run_folder import claim_run_folder
 from rinvid.training.config import Precision, RunConfig
 from rinvid.training.loop import Interrupted, Watch, loss_options, train
@@ -101,7 +101,7 @@ def video_prediction(config: RunConfig) -> Path:
     model = train(config, model, train_clips, folder, accelerator, record, resume, watch)
     if accelerator.is_main_process:
         seconds = round(time.perf_counter() - started, 1)
-        facts = {"data": _data_facts(index, [train_clips, val_clips]), "training_seconds": seconds}
+        facts = {"data": _data_facts(config, index, [train_clips, val_clips]), "training_seconds": seconds}
         finish(config, RINVideoPipeline(model, scheduler), truth, mean, folder, facts)
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -135,7 +135,7 @@ def create_scheduler(config: RunConfig) -> Any:
 
 def _watcher(config: RunConfig, scheduler: Any, truth: NDArray[np.uint8], folder: Path) -> Watch:
     """Sample strips and context gain, with the same clips and noise every time."""
-    shown = truth[:4]
+    shown = truth[examples_of(len(truth), 4)]
     probe = to_model_range(torch.from_numpy(truth[:64]))
 
     def watch(step: int, model: RINModel) -> Mapping[str, float]:
@@ -188,10 +188,10 @@ def _print_summary(
     print(f"folder    {folder}" + (f", going on from {resume}" if resume else ""), flush=True)
 
 
-def _data_facts(index: VideoIndex, clips: Sequence[VideoClips]) -> dict[str, Any]:
+def _data_facts(config: RunConfig, index: VideoIndex, clips: Sequence[VideoClips]) -> dict[str, Any]:
     train_clips, val_clips = clips
     return {
-        "root": str(index.root),
+        "root": config.data.root or dict(config.data.source),
         "fingerprint": index.fingerprint,
         "videos": {"train": len(train_clips), "val": len(val_clips)},
         "left_out": [dataclasses.asdict(video) for video in _left_out(index, clips)],
