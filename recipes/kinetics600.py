@@ -37,7 +37,7 @@ DIGITS: dict[str, Any] = {
     },
     "optimizer": {"name": "muon", "lr": 3e-3, "warmup_steps": 100, "weight_decay": 0.1, "ema_decay": 0.995},
     "sampling": {"scheduler": {"type": "ddim", "schedule": {"type": "cosine"}}, "num_inference_steps": 20},
-    "max_steps": 1300,
+    "max_steps": 1000,
     "batch_size": 16,
 }
 
