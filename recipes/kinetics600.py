@@ -58,9 +58,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "watch_every": 20,
         "checkpoint_every": 20,
     },
-    # The network of the RIN paper, section 4.3: 395M parameters by our count, 411M by the paper's, which reports FVD 10.8
-    # with 1000 sampling steps and 11.5 with 400. The paper trains with LAMB; until that is here, this is AdamW, and no
-    # training at full length has been measured.
+    # The network of the RIN paper, section 4.3: 395M parameters by our count, 411M by the paper's, which reports
+    # FVD 10.8 with 1000 sampling steps and 11.5 with 400. The paper trains with LAMB; until that is here, this is
+    # AdamW, and no training at full length has been measured.
     "kinetics600": {
         "model": {"sample_size": 64, "num_frames": 16, "context_frames": 5},
         "optimizer": {"lr": 1e-3, "schedule": "cosine@0.8", "warmup_steps": 10_000, "ema_decay": 0.9999},

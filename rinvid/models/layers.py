@@ -156,3 +156,51 @@ class Recall(nn.Module):
 
     def forward(self, previous: Tensor) -> Tensor:
         return self.norm(previous + self.feed_forward(previous))
+
+
+class ComputeLayer(nn.Module):
+    """One layer of self-attention among the latents, with dropout and stochastic depth."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, dropout: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm = LayerNorm(dim)
+        self.attention = Attention(dim, dim, dim, heads)
+        self.feed_forward = FeedForward(dim, mlp_ratio, dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, z: Tensor) -> Tensor:
+        normed = self.norm(z)
+        z = z + self.drop_path(self.attention(normed, normed))
+        return z + self.drop_path(self.feed_forward(z))  # (B, m, d_z)
+
+
+class CrossLayer(nn.Module):
+    """Tokens of one set attend to another: the read and the write of a block."""
+
+    def __init__(self, dim: int, source_dim: int, heads: int, mlp_ratio: int, norm_source: bool = False) -> None:
+        super().__init__()
+        self.norm = LayerNorm(dim)
+        self.norm_source = LayerNorm(source_dim) if norm_source else nn.Identity()
+        self.attention = Attention(dim, source_dim, min(dim, source_dim), heads)
+        self.feed_forward = FeedForward(dim, mlp_ratio)
+
+    def attend(self, tokens: Tensor, source: Tensor) -> Tensor:
+        return tokens + self.attention(self.norm(tokens), self.norm_source(source))
+
+    def forward(self, tokens: Tensor, source: Tensor) -> Tensor:
+        tokens = self.attend(tokens, source)
+        return tokens + self.feed_forward(tokens)
+
+
+class Write(CrossLayer):
+    """Interface tokens attend to the latents, and optionally mix with their neighbours on the grid."""
+
+    def __init__(self, dim: int, source_dim: int, heads: int, mlp_ratio: int, norm_source: bool, mixer: int) -> None:
+        super().__init__(dim, source_dim, heads, mlp_ratio, norm_source)
+        self.mixer = TokenMixer(dim, mixer) if mixer else None
+
+    def forward(self, tokens: Tensor, source: Tensor, grid: tuple[int, int, int]) -> Tensor:  # type: ignore[override]
+        tokens = self.attend(tokens, source)
+        if self.mixer is not None:
+            tokens = tokens + self.mixer(tokens, grid)
+        return tokens + self.feed_forward(tokens)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import rinvid
 from rinvid.conditioning import LatentCarry
-from rinvid.models.layers import Recall
-from rinvid.models.rin import ComputeLayer, RINModel, RINOutput
+from rinvid.models.layers import ComputeLayer, Recall
+from rinvid.models.rin import RINModel, RINOutput
 from tests.helpers import (
     assert_close,
     channels_first,
