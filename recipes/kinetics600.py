@@ -51,6 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "smoke": {
         **DIGITS,
+        "data": {"source": {"type": "digits", "limit": 180}},
         "optimizer": {**DIGITS["optimizer"], "warmup_steps": 10, "ema_decay": 0.9},
         "sampling": {**DIGITS["sampling"], "num_inference_steps": 10},
         "evaluation": {"num_clips": 16, "num_examples": 6},

@@ -149,6 +149,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(videos, tmp_path, capsys):
         (["--data.root", "nowhere"], "nowhere: no such folder of videos"),
         (["--data.root", "."], "holds no videos"),
         (["--data.root", "{videos}", "--data.stride", "9"], "none of 5 videos can be used"),
+        (["--data.source", "{type: digits, limit: 1}"], "digits need a limit of at least 2"),
         (["--preset", "tiny"], "unknown preset 'tiny'; known: digits, digits-long, smoke, kinetics600"),
         (["--model.num_latent", "8"], "--model.num_latent 8 (did you mean --model.num_latents?)"),
         (["--model.in_channels", "1"], "model.in_channels must be 3"),

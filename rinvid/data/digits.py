@@ -33,12 +33,18 @@ VAL_SHARE = 6  # every sixth image is held out
 Array = NDArray[np.uint8]
 
 
-def digits_root(show_progress: bool = True) -> Path:
+def digits_root(limit: int | None = None, show_progress: bool = True) -> Path:
     """The folder of the moving digits, made on first use in under half a minute.
 
     The files depend on nothing but :data:`VERSION`, and digits in ``val`` never appear in ``train``.
+
+    Args:
+        limit: Only the first so many digits, at least 2; None for all.
+        show_progress: Show a progress bar while they are made.
     """
-    root = home() / f"moving-digits-v{VERSION}"
+    if limit is not None and limit < 2:
+        raise ValueError(f"digits need a limit of at least 2, one each for train and val, got {limit}")
+    root = home() / (f"moving-digits-v{VERSION}" + (f"-first-{limit}" if limit else ""))
     if not root.is_dir():
         try:
             root.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +53,7 @@ def digits_root(show_progress: bool = True) -> Path:
                 f"{root.parent} cannot be made ({error.strerror}); RINVID_HOME names another place"
             ) from error
         with whole_folder(root) as folder:
-            call_with_pyav(write_digits, folder, None, FRAMES, show_progress)
+            call_with_pyav(write_digits, folder, limit, FRAMES, show_progress)
     return root
 
 

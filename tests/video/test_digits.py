@@ -181,3 +181,11 @@ def test_the_whole_set_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert digits_root(show_progress=False) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.mp4")} == videos
     assert list(tmp_path.iterdir()) == [root]
+
+
+def test_a_part_has_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RINVID_HOME", str(tmp_path))
+    root = digits_root(limit=7, show_progress=False)
+    assert root.name.endswith("-first-7")
+    assert len(list(root.rglob("*.mp4"))) == 7
+    assert {path.name for path in root.iterdir()} == {"train", "val"}
