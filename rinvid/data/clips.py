@@ -124,22 +124,17 @@ class VideoClips(Dataset[Tensor]):
             VideoError: No video can be read.
         """
         while self.videos:
-            try:
-                return torch.stack([self.window(number, start) for number, start in self.spread(count)])
-            except (VideoError, FileNotFoundError):
-                self.drop_broken(count)
+            windows, broken = [], set()
+            for number, start in self.spread(count):
+                try:
+                    windows.append(self.window(number, start))
+                except (VideoError, FileNotFoundError) as error:
+                    self._leave_out(self.videos[number], error)
+                    broken.add(number)
+            if not broken:
+                return torch.stack(windows)
+            self.videos = [video for number, video in enumerate(self.videos) if number not in broken]
         raise VideoError(f"{self.root}: none of its videos can be read")
-
-    def drop_broken(self, count: int) -> None:
-        """Read the windows that :meth:`spread` gives and drop the videos of those that fail."""
-        broken = set()
-        for number, start in self.spread(count):
-            try:
-                self.window(number, start)
-            except (VideoError, FileNotFoundError) as error:
-                self._leave_out(self.videos[number], error)
-                broken.add(number)
-        self.videos = [video for number, video in enumerate(self.videos) if number not in broken]
 
     def spread(self, count: int) -> list[tuple[int, int]]:
         """Up to ``count`` (video, start) windows that do not overlap, spread evenly over the videos."""

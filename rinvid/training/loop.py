@@ -73,13 +73,14 @@ def train(
     batches = _batches(config, clips, accelerator, start)
     # The wrapper averages gradients over processes; names, weights and checkpoints stay those of the bare model.
     wrapped = accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
+    options = loss_options(config)
     is_main = accelerator.is_main_process
     model.train()
     with _stop_requests() as stop, progress.bar:
         for step in range(start, config.max_steps):
             lr = learning_rate(step + 1, optimizer.lr, optimizer.warmup_steps, config.max_steps, optimizer.schedule)
             optimizers.set_lr(lr)
-            loss = _loss(config, wrapped, next(batches), step, accelerator)
+            loss = _loss(wrapped, next(batches), options, (config.seed, step), accelerator)
             accelerator.backward(loss)
             norm = nn.utils.clip_grad_norm_(model.parameters(), optimizer.max_grad_norm)
             optimizers.step()
@@ -104,9 +105,11 @@ def train(
     return model.eval()
 
 
-def _loss(config: RunConfig, model: Any, clips: Tensor, step: int, accelerator: Accelerator) -> Tensor:
+def _loss(
+    model: Any, clips: Tensor, options: Mapping[str, Any], seed_and_step: tuple[int, int], accelerator: Accelerator
+) -> Tensor:
     """The mean loss of one batch of uint8 clips; all that is random in it follows from seed, step and process."""
-    key = (config.seed, step, accelerator.process_index)
+    key = (*seed_and_step, accelerator.process_index)
     # Dropout draws from the global generator, all else from one of its own.
     torch.manual_seed(generator(*key, 1).initial_seed())
     given = accelerator.unwrap_model(model).config.context_frames
@@ -117,7 +120,7 @@ def _loss(config: RunConfig, model: Any, clips: Tensor, step: int, accelerator: 
             video[:, :, given:],
             context=video[:, :, :given] if given else None,
             generator=generator(*key, device=accelerator.device),
-            **loss_options(config),
+            **options,
         )
 
 
