@@ -11,8 +11,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; bad input ends in one line and exit status 2."""
     options = _parser().parse_args(arguments)
     try:
-        {"sample": _sample, "plugins": _plugins}[options.command](options)
-    except (ValueError, TypeError, OSError) as error:
+        {"sample": _sample, "convert": _convert, "plugins": _plugins}[options.command](options)
+    except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -38,6 +38,22 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--stride", type=int, default=1, metavar="N", help="distance between frames (default: 1)")
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default: %(default)s)")
     sample.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
+
+    convert = commands.add_parser(
+        "convert",
+        help="turn the authors' weights into a RINModel",
+        description="Turn weights of the authors' TensorFlow implementation into a folder for RINModel.from_pretrained.",
+        epilog="examples:\n  rinvid convert weights.npz model\n  rinvid convert checkpoint/ model --meta options.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    convert.add_argument(
+        "source", type=Path, help="npz file with arrays weights/NAME and meta, or TensorFlow checkpoint folder"
+    )
+    convert.add_argument("out", type=Path, help="folder to make")
+    convert.add_argument(
+        "--meta", type=Path, help="JSON file with the reference's options; a checkpoint folder needs it"
+    )
+    convert.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
 
     commands.add_parser("plugins", help="list all registered parts", description="List all registered parts by group.")
     return parser
@@ -75,6 +91,26 @@ def _sample(options: argparse.Namespace) -> None:
     save_comparison(truth, predicted, config.context_frames, len(truth), options.out)
     print_scores(score_clips(truth, predicted, config.context_frames), len(truth))
     print(f"wrote {options.out / 'samples.gif'} and {options.out / 'samples.mp4'}")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    if options.out.exists() and not options.overwrite:
+        raise ValueError(f"{options.out} exists; choose another folder, or replace it with --overwrite")
+
+    from rinvid.convert import from_reference, read_arrays, read_checkpoint, read_meta
+    from rinvid.data.home import whole_folder
+
+    if options.source.is_dir():
+        if options.meta is None:
+            raise ValueError(f"{options.source} is a folder: a TensorFlow checkpoint needs its options, --meta FILE")
+        weights, meta = read_checkpoint(options.source), read_meta(options.meta)
+    else:
+        weights, meta = read_arrays(options.source)
+        meta = read_meta(options.meta) if options.meta else meta
+    model = from_reference(weights, meta)
+    with whole_folder(options.out, replace=options.overwrite) as temporary:
+        model.save_pretrained(temporary)
+    print(f"wrote {options.out}: {len(weights)} arrays, {sum(p.numel() for p in model.parameters()):,} parameters")
 
 
 def _plugins(options: argparse.Namespace) -> None:

@@ -47,6 +47,26 @@ def log_snr(gamma: Tensor) -> Tensor:
     return gamma.log() - (-gamma).log1p()
 
 
+def min_snr_weight(gamma: Tensor, loss_type: LossType, limit: float, input_scale: float = 1.0) -> Tensor:
+    """Min-SNR weight of a loss (Hang et al. 2023, section 3.4), finite for every gamma in [0, 1].
+
+    Whatever the loss type, an error of the clean sample counts min(snr, limit) times, where
+    snr = input_scale^2 gamma / (1 - gamma).
+
+    Args:
+        gamma: Any shape.
+        loss_type: Where the squared error is taken.
+        limit: The cap, 5 in the paper; > 0.
+        input_scale: b in (0, 1] that the data was multiplied by.
+    """
+    limit = limit / input_scale**2
+    if loss_type == "v_prediction":
+        return torch.minimum(gamma, limit * (1 - gamma))
+    if loss_type == "epsilon":
+        return (limit * (1 - gamma) / gamma).clamp(max=1)
+    return (gamma / (1 - gamma)).clamp(max=limit) * input_scale**2
+
+
 def add_noise(x0: Tensor, epsilon: Tensor, gamma: Tensor) -> Tensor:
     """x_t at noise level gamma."""
     gamma = expand(gamma, x0)

@@ -24,7 +24,7 @@ from rinvid import registry
 from rinvid.data.clips import VideoClips, to_model_range
 from rinvid.data.decode import claim_backend
 from rinvid.data.index import Video, VideoIndex, index_videos
-from rinvid.evaluation import context_gain, held_out_clips, predict_clips
+from rinvid.evaluation import context_gain, held_out_clips, predict_clips, score_clips
 from rinvid.models.rin import RINModel
 from rinvid.options import Presets, as_plain, parse
 from rinvid.pipelines.video import RINVideoPipeline
@@ -134,18 +134,20 @@ def create_scheduler(config: RunConfig) -> Any:
 
 
 def _watcher(config: RunConfig, scheduler: Any, truth: NDArray[np.uint8], folder: Path) -> Watch:
-    """Sample strips and context gain, with the same clips and noise every time."""
-    shown = truth[examples_of(len(truth), 4)]
+    """Sample strips, how good the samples are, and context gain, with the same clips and noise every time."""
+    sampled = truth[examples_of(len(truth), 16)]
     probe = to_model_range(torch.from_numpy(truth[:64]))
 
     def watch(step: int, model: RINModel) -> Mapping[str, float]:
+        given, values = model.config.context_frames, {}
         if step < config.max_steps:
             pipeline = RINVideoPipeline(model, scheduler)
-            predicted = predict_clips(pipeline, shown, config.sampling.num_inference_steps, config.seed)
+            predicted = predict_clips(pipeline, sampled, config.sampling.num_inference_steps, config.seed)
             strips = folder / "strips"
             strips.mkdir(exist_ok=True)
-            save_image(strip(shown, predicted, model.config.context_frames), strips / f"step_{step:08d}.png")
-        return context_gain(model, probe.to(model.device), loss_options(config), config.seed)
+            save_image(strip(sampled[:4], predicted[:4], given), strips / f"step_{step:08d}.png")
+            values["psnr"] = score_clips(sampled, predicted, given)["prediction"]["psnr"]
+        return values | context_gain(model, probe.to(model.device), loss_options(config), config.seed)
 
     return watch
 

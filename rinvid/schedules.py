@@ -64,6 +64,19 @@ def create_schedule(spec: registry.Spec | Schedule, **parameters: Any) -> Schedu
     return schedule
 
 
+def require_signal(schedule: Schedule, prediction_type: str) -> None:
+    """Refuse a schedule that reaches gamma = 0 where x0 is read off by dividing by sqrt(gamma).
+
+    Raises:
+        ValueError: Epsilon prediction with such a schedule.
+    """
+    if prediction_type == "epsilon" and schedule(torch.ones((), device="cpu")) <= 0:
+        raise ValueError(
+            f"schedule {schedule} reaches gamma = 0, where epsilon prediction has no x0; "
+            "use sample or v_prediction, or a schedule that stays above 0"
+        )
+
+
 def _normalised(v: Callable[[Tensor], Tensor], t: Tensor, start: float, end: float) -> Tensor:
     """``v`` on [start, end], shifted and scaled to fall from 1 at t = 0 to 0 at t = 1."""
     v_start, v_end = v(t.new_tensor(start)), v(t.new_tensor(end))

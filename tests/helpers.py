@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rinvid.convert import from_reference
 from rinvid.models.rin import RINModel
 from rinvid.schedules import Schedule, create_schedule
 
@@ -124,84 +124,7 @@ def reference_schedule(notation: str) -> Schedule:
     return create_schedule(name, start=float(start), end=float(end), **third)
 
 
-_PREFIXES = (
-    (r"^(read|write)_unit_(\d+)/transformer_decoder_layer/\w*(?:mha|mlp)", r"blocks.\2.\1"),
-    (r"^latent_processing_unit(\d+)/transformer_encoder/\w+", r"blocks.\1.compute.0"),
-    (r"^latent_processing_unit(\d+)/transformer_encoder_(\d+)/\w+", r"blocks.\1.compute.\2"),
-    (r"^tape_", "interface_"),
-    (r"^(latent|interface)_pos_emb.*", r"\1_rows/weight"),
-    (r"^(latent|interface)_prev_proj", r"\1_recall"),
-    (r"^(latent|interface)_prev_ln", r"\1_recall/norm"),
-    (r"^(stem|output)_ln", r"\1_norm"),
-    (r"^stem/", "codec/stem/"),
-    (r"^output_linear", "codec/readout"),
-    (r"^time_emb/dense0", "time_embedding/expand"),
-    (r"^time_emb/dense1", "time_embedding/mix"),
-    (r"^cond_proj", "label_embedding"),
-)
-_PARTS = {
-    "ln": "norm",
-    "enc_ln": "norm_source",
-    "ffn": "feed_forward",
-    "dense1": "expand",
-    "dense2": "contract",
-    "query": "attention.query",
-    "key": "attention.key",
-    "value": "attention.value",
-    "attention_output": "attention.output",
-    "gamma": "weight",
-    "beta": "bias",
-    "kernel": "weight",
-}
-
-
-def from_reference(name: str, array: Tensor) -> tuple[str, Tensor]:
-    """Name and layout of one of the reference's arrays (or of its gradient) in a RINModel."""
-    *_, owner, leaf = name.split("/")
-    if leaf == "bias":
-        array = array.reshape(-1)
-    elif leaf == "kernel" and "pos_emb" not in name:
-        # Queries, keys and values: (in, heads, head_dim). All else, convolutions too, ends in its output axis.
-        array = array.flatten(1).T if owner in ("query", "key", "value") else array.flatten(0, -2).T
-    for pattern, ours in _PREFIXES:
-        name = re.sub(pattern, ours, name)
-    return ".".join(_PARTS.get(part, part) for part in name.split("/")), array.contiguous()
-
-
 def reference_model(name: str) -> RINModel:
-    """The RINModel of a reference file: every array used once, every parameter filled."""
+    """The RINModel of a reference file."""
     arrays, meta = parity(name)
-    weights = {key.removeprefix("weights/"): a for key, a in arrays.items() if key.startswith("weights/")}
-    c = meta["config"] if "config" in meta else meta["model"]
-    video = meta["kind"] == "video"
-    labels = not video and meta["num_classes"]
-    given = c.get("seq_cond", int(c.get("conditional", "@0").partition("@")[2]))
-    tokenizer: dict[str, Any] = {"type": "patch2d", "patch_size": c["patch_size"]}
-    if video:
-        tokenizer = {"type": "patch3d", "patch_size": [c["seq_stride"], c["patch_size"], c["patch_size"]]}
-    model = RINModel(
-        sample_size=meta["image_size"],
-        num_frames=c.get("seq_len", meta.get("seq_len")) if video else None,
-        context_frames=given if video else 0,
-        num_classes=labels or None,
-        tokenizer=tokenizer,
-        num_latents=c["latent_slots"],
-        latent_dim=c["latent_dim"],
-        interface_dim=c["tape_dim"],
-        num_layers=[int(depth) for depth in c["num_layers"].split(",")],
-        latent_num_heads=c["latent_num_heads"],
-        rw_num_heads=c["rw_num_heads"],
-        latent_mlp_ratio=c["latent_mlp_ratio"],
-        interface_mlp_ratio=c["tape_mlp_ratio"],
-        time_on_latent=c.get("time_on_latent", False),
-        cond_on_latent=bool(c.get("cond_on_latent_n", 0)),
-        self_cond=c["self_cond"].replace("tape", "interface"),
-        time_scaling=c["time_scaling"],
-        latent_position=c["latent_pos_encoding"],
-        interface_position=c["tape_pos_encoding"],
-        xattn_enc_ln=c.get("xattn_enc_ln", False),
-    )
-    state = dict(from_reference(key, array) for key, array in weights.items())
-    assert len(state) == len(weights), "two arrays of the reference have one name here"
-    model.load_state_dict(state)  # strict: no parameter is left over, and no array
-    return model.eval()
+    return from_reference({key[8:]: array for key, array in arrays.items() if key.startswith("weights/")}, meta)

@@ -6,6 +6,8 @@ properties of the module, not marks on the tensor, because tensors are replaced 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,13 +16,25 @@ from rinvid.models.positions import sinusoid
 
 
 class Linear(nn.Linear):
-    """Dense layer with Glorot-uniform kernel and zero bias."""
+    """Dense layer with Glorot-uniform kernel and zero bias.
+
+    Args:
+        in_features: Width of the input.
+        out_features: Width of the output.
+        fans: fan_in + fan_out of the kernel, by which it is scaled. Where the authors' kernels have more than two axes,
+            all but the last two multiply both fans, so that they start smaller than a matrix of the same size would.
+    """
 
     no_decay = ("bias",)
     hidden = True
 
+    def __init__(self, in_features: int, out_features: int, fans: int | None = None) -> None:
+        self.fans = in_features + out_features if fans is None else fans
+        super().__init__(in_features, out_features)
+
     def reset_parameters(self) -> None:
-        nn.init.xavier_uniform_(self.weight)
+        limit = math.sqrt(6 / self.fans)
+        nn.init.uniform_(self.weight, -limit, limit)
         nn.init.zeros_(self.bias)
 
 
@@ -79,11 +93,12 @@ class Attention(nn.Module):
 
     def __init__(self, query_dim: int, source_dim: int, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.query = Linear(query_dim, width)
-        self.key = Linear(source_dim, width)
-        self.value = Linear(source_dim, width)
-        self.output = Linear(width, query_dim)
+        self.heads, head_dim = heads, width // heads
+        # Kernels (in, heads, head_dim) and (heads, head_dim, out) in the authors' code.
+        self.query = Linear(query_dim, width, fans=query_dim * (heads + head_dim))
+        self.key = Linear(source_dim, width, fans=source_dim * (heads + head_dim))
+        self.value = Linear(source_dim, width, fans=source_dim * (heads + head_dim))
+        self.output = Linear(width, query_dim, fans=heads * (head_dim + query_dim))
 
     def forward(self, queries: Tensor, source: Tensor) -> Tensor:
         q, k, v = (
@@ -118,16 +133,27 @@ class DepthwiseConv3d(nn.Conv3d):
 
 
 class TokenMixer(nn.Module):
-    """Depthwise convolution among the tokens of a grid."""
+    """Depthwise convolution among the tokens of a grid.
 
-    def __init__(self, dim: int, kernel_size: int) -> None:
+    Args:
+        dim: Width of a token.
+        kernel_size: Side of the kernel, odd.
+        trailing: Steps at the end of the grid's time axis that come before all others in time.
+    """
+
+    def __init__(self, dim: int, kernel_size: int, trailing: int = 0) -> None:
         super().__init__()
         self.norm = LayerNorm(dim)
         self.conv = DepthwiseConv3d(dim, kernel_size)
+        self.trailing = trailing
 
     def forward(self, x: Tensor, grid: tuple[int, int, int]) -> Tensor:
         volume = self.norm(x).transpose(1, 2).unflatten(-1, grid)  # (B, dim, t, h, w)
-        return self.conv(volume).flatten(2).transpose(1, 2)  # (B, t h w, dim)
+        if self.trailing:
+            volume = self.conv(volume.roll(self.trailing, dims=2)).roll(-self.trailing, dims=2)
+        else:
+            volume = self.conv(volume)
+        return volume.flatten(2).transpose(1, 2)  # (B, t h w, dim)
 
 
 class NoiseLevelEmbedding(nn.Module):
@@ -195,9 +221,18 @@ class CrossLayer(nn.Module):
 class Write(CrossLayer):
     """Interface tokens attend to the latents, and optionally mix with their neighbours on the grid."""
 
-    def __init__(self, dim: int, source_dim: int, heads: int, mlp_ratio: int, norm_source: bool, mixer: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        source_dim: int,
+        heads: int,
+        mlp_ratio: int,
+        norm_source: bool = False,
+        mixer_kernel: int = 0,
+        trailing: int = 0,
+    ) -> None:
         super().__init__(dim, source_dim, heads, mlp_ratio, norm_source)
-        self.mixer = TokenMixer(dim, mixer) if mixer else None
+        self.mixer = TokenMixer(dim, mixer_kernel, trailing) if mixer_kernel else None
 
     def forward(self, tokens: Tensor, source: Tensor, grid: tuple[int, int, int]) -> Tensor:  # type: ignore[override]
         tokens = self.attend(tokens, source)

@@ -18,7 +18,6 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rinvid import registry
 from rinvid.models.layers import (
@@ -33,6 +32,7 @@ from rinvid.models.layers import (
 )
 from rinvid.models.positions import clip_code, coordinates, sinusoid
 from rinvid.tokenizers.base import Grid, Tokenizer
+from rinvid.values import require_labels, require_range
 
 PositionCode = Literal["learned", "sin_cos", "sin_cos_plus_learned"]
 SelfConditioning = Literal["none", "latent", "latent+interface"]
@@ -103,6 +103,7 @@ class RINModel(ModelMixin, ConfigMixin):
             tokenized as the one clip they are ("inline"), or it is stacked on the channels of every predicted frame
             ("concat").
         context_embedding: Add a learned vector to tokens in proportion to their share of context frames.
+        token_noise_level: Add the code of its own noise level to every token; context is clean, gamma 1.
         mixer_kernel: Side of a depthwise convolution among interface tokens after each write; 0 for none.
         xattn_enc_ln: Normalise what reads and writes attend to.
 
@@ -140,6 +141,7 @@ class RINModel(ModelMixin, ConfigMixin):
         temporal_position: bool = False,
         context_mode: ContextMode = "append",
         context_embedding: bool = False,
+        token_noise_level: bool = False,
         mixer_kernel: int = 0,
         xattn_enc_ln: bool = False,
     ) -> None:
@@ -168,6 +170,7 @@ class RINModel(ModelMixin, ConfigMixin):
         code = clip_code(times, *self.grid[1:], interface_dim, temporal_position)
         self.interface_rows = _position_table(code, interface_position)
         self.context_vector = Table(1, interface_dim) if context_embedding else None
+        self.token_level = NoiseLevelEmbedding(interface_dim, time_scaling) if token_noise_level else None
         share = torch.tensor([share for _, share in self.spans]).repeat_interleave(self.grid[1] * self.grid[2])
         self.register_buffer("context_share", share.unsqueeze(-1), persistent=False)
 
@@ -187,15 +190,17 @@ class RINModel(ModelMixin, ConfigMixin):
 
     def _block(self, depth: int) -> RINBlock:
         c = self.config
+        read = (c.latent_dim, c.interface_dim, c.rw_num_heads, c.latent_mlp_ratio, c.xattn_enc_ln)
+        write = (c.interface_dim, c.latent_dim, c.rw_num_heads, c.interface_mlp_ratio, c.xattn_enc_ln)
+        # Appended context stands last among the tokens, and first in time.
+        trailing = sum(share == 1 for _, share in self.spans) if c.context_mode == "append" else 0
         return RINBlock(
-            read=CrossLayer(c.latent_dim, c.interface_dim, c.rw_num_heads, c.latent_mlp_ratio, c.xattn_enc_ln),
+            read=CrossLayer(*read),
             compute=[
                 ComputeLayer(c.latent_dim, c.latent_num_heads, c.latent_mlp_ratio, c.dropout, c.drop_path)
                 for _ in range(depth)
             ],
-            write=Write(
-                c.interface_dim, c.latent_dim, c.rw_num_heads, c.interface_mlp_ratio, c.xattn_enc_ln, c.mixer_kernel
-            ),
+            write=Write(*write, c.mixer_kernel, trailing),
         )
 
     def _validate(self) -> None:
@@ -274,14 +279,13 @@ class RINModel(ModelMixin, ConfigMixin):
             return_dict: Return a :class:`RINOutput` rather than a tuple of its fields.
 
         Raises:
-            ValueError: A shape does not fit the configuration, with the shape that would.
+            ValueError: A shape does not fit the configuration, with the shape that would; gamma or a label is out of
+                its range (labels and gamma on an accelerator are not looked at, since that would stop the host).
         """
         self._validate_inputs(sample, class_labels, context, latents, interface)
-        gamma = torch.as_tensor(gamma, device=sample.device)
-        if gamma.shape not in ((), (len(sample),)):
-            raise ValueError(f"gamma has shape {tuple(gamma.shape)}; it must be a scalar or ({len(sample)},)")
-        x = self._interface(sample, context, interface)  # (B, n, d_x)
-        z, conditions = self._latents(gamma.expand(len(sample)), class_labels, latents)  # (B, m, d_z), (B, 0-2, d_x)
+        gamma = self._noise_level(gamma, sample)  # (B,)
+        x = self._interface(sample, gamma, context, interface)  # (B, n, d_x)
+        z, conditions = self._latents(gamma, class_labels, latents)  # (B, m, d_z), (B, 0-2, d_x)
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 z, x = self._gradient_checkpointing_func(block, z, x, conditions, self.grid)
@@ -290,7 +294,15 @@ class RINModel(ModelMixin, ConfigMixin):
         output = self._readout(x)  # like sample
         return RINOutput(output, z, x) if return_dict else (output, z, x)
 
-    def _interface(self, sample: Tensor, context: Tensor | None, previous: Tensor | None) -> Tensor:
+    def _noise_level(self, gamma: Tensor | float, sample: Tensor) -> Tensor:
+        if not isinstance(gamma, Tensor):
+            gamma = torch.tensor(float(gamma), dtype=torch.float32)
+        if gamma.shape not in ((), (len(sample),)):
+            raise ValueError(f"gamma has shape {tuple(gamma.shape)}; it must be a scalar or ({len(sample)},)")
+        require_range("gamma", gamma)
+        return gamma.to(sample.device).expand(len(sample))
+
+    def _interface(self, sample: Tensor, gamma: Tensor, context: Tensor | None, previous: Tensor | None) -> Tensor:
         if context is None:
             tokens = self.codec.encode(sample)
         elif self.config.context_mode == "append":
@@ -303,6 +315,9 @@ class RINModel(ModelMixin, ConfigMixin):
         x = self.stem_norm(tokens) + self.interface_rows()  # (B, n, d_x)
         if self.context_vector is not None:
             x = x + self.context_share * self.context_vector()
+        if self.token_level is not None:
+            noisy, clean = self.token_level(gamma), self.token_level(torch.ones_like(gamma))
+            x = x + noisy + self.context_share * (clean - noisy)
         if self.interface_recall is not None:
             x = x + self.interface_recall(torch.zeros_like(x) if previous is None else previous)
         return x
@@ -313,7 +328,8 @@ class RINModel(ModelMixin, ConfigMixin):
         (on_latent if self.config.time_on_latent else on_interface).append(self.time_embedding(gamma))
         if self.label_embedding is not None:
             assert labels is not None
-            one_hot = F.one_hot(labels.clamp(min=0), self.config.num_classes) * (labels >= 0).unsqueeze(-1)
+            # The dropped label, -1, is the all-zero vector.
+            one_hot = labels.unsqueeze(-1) == torch.arange(self.config.num_classes, device=labels.device)
             token = self.label_embedding(one_hot.to(self.label_embedding.weight.dtype)).unsqueeze(1)
             (on_latent if self.config.cond_on_latent else on_interface).append(token)
         z = torch.cat(on_latent, dim=1)  # (B, m, d_z)
@@ -344,6 +360,8 @@ class RINModel(ModelMixin, ConfigMixin):
         given = (batch, c.in_channels, c.context_frames, *self.frame_size) if c.context_frames else None
         _check("context", context, given, required=True)
         _check("class_labels", labels, None if c.num_classes is None else (batch,), required=True)
+        if labels is not None:
+            require_labels(labels, c.num_classes)
         if c.self_cond != "none":
             _check("latents", latents, (batch, c.num_latents, c.latent_dim))
         if c.self_cond == "latent+interface":

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from rinvid.conditioning import LatentCarry
+from rinvid.conditioning import LatentCarry, guided
 from rinvid.data.clips import to_model_range, to_uint8
 from rinvid.data.decode import read_clip
 from rinvid.models.rin import RINModel
 from rinvid.schedulers.gamma import GammaDDIMScheduler, GammaDDPMScheduler
+from rinvid.values import require_labels
 
 OutputType = Literal["np", "pt", "pil"]
 Context = NDArray[np.uint8] | Tensor | list[Image.Image] | str | os.PathLike[str]
@@ -63,6 +64,7 @@ class RINVideoPipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: OutputType = "np",
         batch_size: int = 1,
+        guidance_scale: float = 0.0,
     ) -> VideoPipelineOutput:
         """Sample clips.
 
@@ -76,6 +78,8 @@ class RINVideoPipeline(DiffusionPipeline):
             generator: Source of the noise; a list has one generator a clip.
             output_type: "np", "pt" or "pil".
             batch_size: Clips to sample where the model takes no context.
+            guidance_scale: Classifier-free guidance towards the labels, w in ``(1 + w) conditional - w unconditional``;
+                0 is none.
 
         Raises:
             ValueError: The context does not fit the model, with the shape that would; an argument is out of range.
@@ -93,25 +97,30 @@ class RINVideoPipeline(DiffusionPipeline):
         while sum(window.shape[2] for window in windows) < total:
             last = torch.cat(windows, dim=2)[:, :, -given.shape[2] :] if given is not None else None
             noise = self._noise(batch_size if given is None else len(given), generator)
-            windows.append(self._denoise(noise, last, labels, num_inference_steps, generator))
+            windows.append(self._denoise(noise, last, labels, num_inference_steps, generator, guidance_scale))
         frames = torch.cat([window.to(windows[-1]) for window in windows], dim=2)[:, :, :total]
         return VideoPipelineOutput(frames=_to_output(frames, output_type))
 
     def _labels(self, class_labels: Tensor | list[int] | None) -> Tensor | None:
         if class_labels is None:
             return None
-        labels = torch.as_tensor(class_labels, device=self._execution_device)
-        classes = self.model.config.num_classes
-        if classes is not None and not bool(((labels >= -1) & (labels < classes)).all()):
-            raise ValueError(f"class_labels must be in [0, {classes - 1}], or -1 for none, got {labels.tolist()}")
-        return labels
+        labels = torch.as_tensor(class_labels, device="cpu")
+        if self.model.config.num_classes is not None:
+            require_labels(labels, self.model.config.num_classes)
+        return labels.to(self._execution_device)
 
     def _noise(self, batch: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
         shape = (batch, self.model.config.in_channels, self.model.predicted_frames, *self.model.frame_size)
         return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
 
     def _denoise(
-        self, sample: Tensor, context: Tensor | None, labels: Tensor | None, num_inference_steps: int, generator: Any
+        self,
+        sample: Tensor,
+        context: Tensor | None,
+        labels: Tensor | None,
+        num_inference_steps: int,
+        generator: Any,
+        guidance_scale: float,
     ) -> Tensor:
         """The last x0 of a trajectory from noise, in [-1, 1]."""
         scale = self.scheduler.config.input_scale
@@ -127,9 +136,8 @@ class RINVideoPipeline(DiffusionPipeline):
         step = None
         for t, gamma in zip(self.progress_bar(self.scheduler.timesteps), levels, strict=True):
             seen = self.scheduler.scale_model_input(sample, t).to(dtype)
-            output = self.model(seen, gamma, **inputs, **carry.inputs())
-            carry = LatentCarry.of(output)
-            step = self.scheduler.step(output.sample, t, sample, generator=generator)
+            output, carry = guided(self.model, {"sample": seen, "gamma": gamma, **inputs}, carry, guidance_scale)
+            step = self.scheduler.step(output, t, sample, generator=generator)
             sample = step.prev_sample
         assert step is not None
         return step.pred_original_sample.float() / scale

@@ -18,7 +18,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from rinvid.prediction import Prediction, PredictionType, add_noise, check_prediction_type, predict, unit_variance
-from rinvid.schedules import create_schedule
+from rinvid.schedules import create_schedule, require_signal
+from rinvid.values import require_finite, require_range
 
 VarianceType = Literal["fixed_large", "fixed_small"]
 Generator = torch.Generator | list[torch.Generator] | None
@@ -53,11 +54,7 @@ class _GammaScheduler(SchedulerMixin, ConfigMixin):
         self._schedule = create_schedule(spec if isinstance(spec, str) else dict(spec))
         self.num_inference_steps: int | None = None
         self.timesteps = torch.empty(0)
-        if self.config.prediction_type == "epsilon" and self.gamma(torch.ones(())) == 0:
-            raise ValueError(
-                f"schedule {self._schedule.config['type']!r} reaches gamma = 0, where epsilon prediction has no x0; "
-                "use sample or v_prediction, or a schedule that stays above 0"
-            )
+        require_signal(self._schedule, self.config.prediction_type)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Lay out ``num_inference_steps`` >= 1 times, from 1 downwards."""
@@ -69,7 +66,9 @@ class _GammaScheduler(SchedulerMixin, ConfigMixin):
 
     def gamma(self, t: Tensor | float) -> Tensor:
         """gamma at time ``t`` in [0, 1], computed in float32."""
-        return self._schedule(torch.as_tensor(t, dtype=torch.float32))
+        t = torch.as_tensor(t, dtype=torch.float32)
+        require_range("t", t)
+        return self._schedule(t)
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float | None = None) -> Tensor:
         """What the network is to see of x_t."""
@@ -90,6 +89,10 @@ class _GammaScheduler(SchedulerMixin, ConfigMixin):
         return self.gamma(now), self.gamma(after)
 
     def _predict(self, output: Tensor, x_t: Tensor, gamma: Tensor) -> Prediction:
+        if output.shape != x_t.shape:
+            raise ValueError(f"model_output has shape {tuple(output.shape)}, the sample {tuple(x_t.shape)}")
+        require_finite("model_output", output)
+        require_finite("sample", x_t)
         clip = self.config.input_scale if self.config.clip_sample else None
         return predict(output.float(), x_t.float(), gamma, self.config.prediction_type, clip)
 

@@ -29,7 +29,8 @@ class Patch3D(Tokenizer):
             raise ValueError(f"patch_size must be three whole numbers >= 1 (frames, height, width), got {patch_size}")
         self.patch = tuple(patch_size)
         volume = self.patch[0] * self.patch[1] * self.patch[2]
-        self.stem = Linear(volume * in_channels, dim)
+        # A convolution's kernel (frames, height, width, in, out) in the authors' code.
+        self.stem = Linear(volume * in_channels, dim, fans=volume * (in_channels + dim))
         self.readout = Readout(dim, volume * out_channels)
 
     video = True

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from rinvid.prediction import LossType, PredictionType
 
 Precision = Literal["auto", "no", "bf16"]
+OptimizerName = Literal["adamw", "lamb", "muon"]
 
 
 def _check(config: object, name: str, allowed: bool, what: str) -> None:
@@ -72,17 +73,17 @@ class OptimizerConfig:
     """The optimiser.
 
     Attributes:
-        name: "adamw", or "muon" for the matrices inside the network with AdamW for the rest.
+        name: "adamw"; "lamb", the authors' choice; or "muon" for the matrices inside the network, AdamW for the rest.
         lr: Learning rate at the end of the warm-up.
         schedule: Learning-rate curve: none, linear, cosine or cosine@r.
         warmup_steps: Steps of linear warm-up from 0.
         weight_decay: Decoupled weight decay; biases and gains get none.
-        betas: Decay rates of AdamW's moments.
+        betas: Decay rates of the moments of AdamW and LAMB.
         max_grad_norm: Gradients are clipped to this norm.
         ema_decay: Constant decay of the averaged weights that sampling and evaluation use.
     """
 
-    name: Literal["adamw", "muon"] = "adamw"
+    name: OptimizerName = "adamw"
     lr: float = 1e-3
     schedule: str = "cosine"
     warmup_steps: int = 100

@@ -78,7 +78,7 @@ def train(
     model.train()
     with _stop_requests() as stop, progress.bar:
         for step in range(start, config.max_steps):
-            lr = learning_rate(step + 1, optimizer.lr, optimizer.warmup_steps, config.max_steps, optimizer.schedule)
+            lr = learning_rate(step, optimizer.lr, optimizer.warmup_steps, config.max_steps, optimizer.schedule)
             optimizers.set_lr(lr)
             loss = _loss(wrapped, next(batches), options, (config.seed, step), accelerator)
             accelerator.backward(loss)

@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rinvid.conditioning import LatentCarry, self_conditioning_mask
+from rinvid.conditioning import LatentCarry, drop_labels, self_conditioning_mask
 from rinvid.prediction import (
     LossType,
     PredictionType,
     add_noise,
     check_loss_type,
     check_prediction_type,
+    min_snr_weight,
     squared_error,
     unit_variance,
 )
 from rinvid.registry import Spec
-from rinvid.schedules import Schedule, create_schedule
+from rinvid.schedules import Schedule, create_schedule, require_signal
+from rinvid.values import require_range
 
 
 class Losses(NamedTuple):
@@ -43,10 +45,12 @@ def diffusion_losses(
     noise: Tensor | None = None,
     self_cond_mask: Tensor | None = None,
     generator: torch.Generator | None = None,
+    label_dropout: float = 0.0,
+    min_snr: float | None = None,
 ) -> Losses:
     """As :func:`diffusion_loss`, for each sample of the batch."""
-    check_prediction_type(prediction_type)
-    check_loss_type(loss_type)
+    schedule = create_schedule(schedule)
+    _validate(schedule, prediction_type, loss_type, input_scale, self_cond_rate, label_dropout, min_snr, t)
     batch, device = x0.shape[0], x0.device
     if t is None:
         t = torch.rand(batch, generator=generator, device=device)
@@ -54,7 +58,9 @@ def diffusion_losses(
         noise = torch.randn(x0.shape, generator=generator, device=device)
     if self_cond_mask is None:
         self_cond_mask = self_conditioning_mask(batch, self_cond_rate, device, generator)
-    gamma = create_schedule(schedule)(t)
+    if class_labels is not None and label_dropout > 0:
+        class_labels = drop_labels(class_labels, label_dropout, generator)
+    gamma = schedule(t)
     x0 = x0 * input_scale
     x_t = add_noise(x0, noise, gamma)
     inputs = {
@@ -69,7 +75,34 @@ def diffusion_losses(
         with torch.no_grad():
             carry = LatentCarry.of(model(**inputs)).keep(self_cond_mask)
     output = model(**inputs, **carry.inputs()).sample.float()
-    return Losses(squared_error(output, x_t, x0, noise, gamma, prediction_type, loss_type, input_scale), t)
+    loss = squared_error(output, x_t, x0, noise, gamma, prediction_type, loss_type, input_scale)
+    if min_snr is not None:
+        loss = loss * min_snr_weight(gamma, loss_type, min_snr, input_scale)
+    return Losses(loss, t)
+
+
+def _validate(
+    schedule: Schedule,
+    prediction_type: PredictionType,
+    loss_type: LossType,
+    input_scale: float,
+    self_cond_rate: float,
+    label_dropout: float,
+    min_snr: float | None,
+    t: Tensor | None,
+) -> None:
+    check_prediction_type(prediction_type)
+    check_loss_type(loss_type)
+    require_signal(schedule, prediction_type)
+    if not 0 < input_scale <= 1:
+        raise ValueError(f"input_scale must be in (0, 1], got {input_scale}")
+    for name, rate in (("self_cond_rate", self_cond_rate), ("label_dropout", label_dropout)):
+        if not 0 <= rate <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {rate}")
+    if min_snr is not None and min_snr <= 0:
+        raise ValueError(f"min_snr must be above 0, got {min_snr}")
+    if t is not None:
+        require_range("t", t)
 
 
 def diffusion_loss(model: Any, x0: Tensor, schedule: Spec | Schedule, **options: Any) -> Tensor:
@@ -90,8 +123,11 @@ def diffusion_loss(model: Any, x0: Tensor, schedule: Spec | Schedule, **options:
         noise: Like x0; standard normal at random unless given.
         self_cond_mask: (B,) bool, who keeps the latents of the first pass; random unless given.
         generator: Source of all that is random here.
+        label_dropout: Probability with which a label is dropped, for classifier-free guidance.
+        min_snr: Cap of the min-SNR weights, 5 in their paper (Hang et al. 2023); None for no weights.
 
     Raises:
-        ValueError: An unknown name, or a shape that does not fit the model.
+        ValueError: An unknown name, a value out of its range, a shape that does not fit the model, or epsilon
+            prediction with a schedule that reaches gamma = 0.
     """
     return diffusion_losses(model, x0, schedule, **options).loss.mean()

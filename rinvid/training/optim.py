@@ -1,15 +1,16 @@
-"""The optimiser: parameter groups, Muon with AdamW, and the learning rate as a function of the step."""
+"""The optimiser: parameter groups, which optimiser takes which, and the learning rate as a function of the step."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-OptimizerName = Literal["adamw", "muon"]
+from rinvid.training.config import OptimizerName
+from rinvid.training.lamb import Lamb
 
 
 def learning_rate(
@@ -53,18 +54,26 @@ def learning_rate(
     return base * (end_factor + (1 - end_factor) * left)
 
 
-def decayed(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Trainable parameters that get weight decay, and those that do not: biases and gains.
+def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[str, Any]]:
+    """Trainable parameters as two optimiser groups: with weight decay, and without: biases and gains.
 
-    Layers list the latter in ``no_decay``, see :mod:`rinvid.models.layers`.
+    Layers list the latter in ``no_decay``, see :mod:`rinvid.models.layers`. In layers that say nothing, of a plugin for
+    example, every vector is one of them. What is not decayed gets no trust ratio from :class:`Lamb` either.
+
+    Args:
+        model: Any module.
+        weight_decay: Decay of the first group.
     """
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                (keep if name in getattr(module, "no_decay", ()) else decay).append(parameter)
-    return decay, keep
+            if not parameter.requires_grad:
+                continue
+            tags = getattr(module, "no_decay", None)
+            (keep if (parameter.ndim <= 1 if tags is None else name in tags) else decay).append(parameter)
+    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 class Optimizers:
@@ -121,26 +130,26 @@ class Optimizers:
 def create_optimizers(
     model: nn.Module, name: OptimizerName, weight_decay: float, betas: tuple[float, float] = (0.9, 0.95)
 ) -> Optimizers:
-    """AdamW, or Muon (Jordan et al. 2024) for the matrices between features of the network and AdamW for all else.
+    """AdamW, LAMB, or Muon (Jordan et al. 2024) for the matrices between features and AdamW for the rest.
 
     The learning rate is set later, step by step. Muon's updates are scaled to the size of AdamW's, so that both take
     the same rates.
 
     Args:
         model: A model whose layers say what they hold, see :mod:`rinvid.models.layers`.
-        name: "adamw" or "muon".
+        name: "adamw", "lamb" or "muon".
         weight_decay: Decoupled decay of all but biases and gains.
-        betas: AdamW's.
+        betas: Of AdamW and LAMB.
     """
-    decay, keep = decayed(model)
+    groups = parameter_groups(model, weight_decay)
     if name == "adamw":
-        groups = [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
         return Optimizers([torch.optim.AdamW(groups, betas=betas, fused=True)])
+    if name == "lamb":
+        return Optimizers([Lamb(groups, betas=betas)])
     if name != "muon":
-        raise ValueError(f"optimizer {name!r}; known: adamw, muon")
+        raise ValueError(f"optimizer {name!r}; known: {', '.join(get_args(OptimizerName))}")
     hidden = {id(module.weight) for module in model.modules() if getattr(module, "hidden", False)}
-    matrices = [p for p in decay if id(p) in hidden]
-    rest = [p for p in decay if id(p) not in hidden]
-    groups = [{"params": rest, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+    matrices = [p for group in groups for p in group["params"] if id(p) in hidden]
+    rest = [{**group, "params": [p for p in group["params"] if id(p) not in hidden]} for group in groups]
     muon = torch.optim.Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return Optimizers([muon, torch.optim.AdamW(groups, betas=betas, fused=True)])
+    return Optimizers([muon, torch.optim.AdamW(rest, betas=betas, fused=True)])

@@ -286,7 +286,7 @@ def test_schedulers_are_made_by_name() -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_epsilon_prediction_needs_a_schedule_above_zero(sampler: str) -> None:
-    with pytest.raises(ValueError, match=r"'log' reaches gamma = 0.*sample or v_prediction"):
+    with pytest.raises(ValueError, match=r"Log\(.*\) reaches gamma = 0.*sample or v_prediction"):
         make(sampler, schedule={"type": "log"}, prediction_type="epsilon")
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rinvid.convert import rename
 from rinvid.models.rin import RINModel
 from rinvid.prediction import add_noise, squared_error
 from rinvid.schedules import create_schedule
@@ -13,7 +14,6 @@ from rinvid.training import diffusion_loss
 from rinvid.training.objective import diffusion_losses
 from tests.helpers import (
     channels_first,
-    from_reference,
     model_inputs,
     parity,
     randomised,
@@ -75,7 +75,7 @@ def test_reference_loss_and_gradients() -> None:
     recorded = {name.removeprefix("grad/"): a for name, a in arrays.items() if name.startswith("grad/")}
     assert len(recorded) == 6
     for name, array in recorded.items():
-        ours, expected = from_reference(name, array)
+        ours, expected = rename(name, array)
         assert relative_error(own[ours], expected) < 2e-4, name
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rinvid.models.rin import RINModel
 from rinvid.training import diffusion_loss, learning_rate
-from rinvid.training.optim import Optimizers, create_optimizers, decayed
+from rinvid.training.optim import Optimizers, create_optimizers, parameter_groups
 from tests.helpers import model_inputs, parity, small_model
 
 CURVES = {
@@ -93,7 +93,7 @@ def test_unknown_learning_rate_schedules_are_refused(schedule: str) -> None:
 def test_biases_and_gains_stand_apart_and_nothing_twice(variant: str) -> None:
     model = small_model(**VARIANTS[variant])
     names = {id(p): name for name, p in model.named_parameters()}
-    decay, keep = ([names[id(p)] for p in group] for group in decayed(model))
+    decay, keep = ([names[id(p)] for p in group["params"]] for group in parameter_groups(model))
     assert sorted(decay + keep) == sorted(names.values())
     norms = {f"{part}.weight" for part, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
     assert set(keep) == {name for name in names.values() if name.endswith(".bias") or name in norms}
@@ -103,7 +103,7 @@ def test_frozen_parameters_are_in_no_group() -> None:
     model = small_model()
     model.codec.requires_grad_(False)
     frozen = {id(p) for p in model.codec.parameters()}
-    decay, keep = decayed(model)
+    decay, keep = (group["params"] for group in parameter_groups(model))
     assert not frozen & {id(p) for p in decay + keep}
     assert len(decay + keep) == len(list(model.parameters())) - 4
 
@@ -117,7 +117,7 @@ def test_weight_decay_shrinks_what_is_decayed_and_nothing_else(name: Any) -> Non
         for parameter in model.parameters():
             parameter.add_(1)  # nothing is zero
             parameter.grad = torch.zeros_like(parameter)
-    decay, keep = decayed(model)
+    decay, keep = (group["params"] for group in parameter_groups(model))
     before = {id(p): p.detach().clone() for p in model.parameters()}
     optimizers.step()
     for parameter in decay:
@@ -228,7 +228,7 @@ def test_state_of_other_parameters_is_refused(name: Any, saved: list[int], own: 
 
 
 def test_an_unknown_optimizer_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'sgd'; known: adamw, muon"):
+    with pytest.raises(ValueError, match="'sgd'; known: adamw, lamb, muon"):
         create_optimizers(small_model(), "sgd", weight_decay=0.0)  # type: ignore[arg-type]
 
 
