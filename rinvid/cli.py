@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser(
         "convert",
         help="turn the authors' weights into a RINModel",
-        description="Turn weights of the authors' TensorFlow implementation into a folder for RINModel.from_pretrained.",
+        description="Turn weights of the authors' TensorFlow code into a folder for RINModel.from_pretrained.",
         epilog="examples:\n  rinvid convert weights.npz model\n  rinvid convert checkpoint/ model --meta options.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("out", type=Path, help="folder to make")
     convert.add_argument(
-        "--meta", type=Path, help="JSON file with the reference's options; a checkpoint folder needs it"
+        "--meta", type=Path, help="JSON file of the reference's options, which a checkpoint folder needs"
     )
     convert.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
 
@@ -103,7 +103,8 @@ def _convert(options: argparse.Namespace) -> None:
     if options.source.is_dir():
         if options.meta is None:
             raise ValueError(f"{options.source} is a folder: a TensorFlow checkpoint needs its options, --meta FILE")
-        weights, meta = read_checkpoint(options.source), read_meta(options.meta)
+        meta = read_meta(options.meta)
+        weights = read_checkpoint(options.source)
     else:
         weights, meta = read_arrays(options.source)
         meta = read_meta(options.meta) if options.meta else meta
