@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; bad input ends in one line and exit status 2."""
     options = _parser().parse_args(arguments)
     try:
-        {"sample": _sample, "convert": _convert, "plugins": _plugins}[options.command](options)
+        {"sample": _sample, "convert": _convert, "plugins": _plugins, "presets": _presets}[options.command](options)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -56,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
 
     commands.add_parser("plugins", help="list all registered parts", description="List all registered parts by group.")
+    commands.add_parser(
+        "presets",
+        help="list the published networks",
+        description="List the published networks as a Markdown table: our counts of parameters and GFLOPs, and theirs.",
+    )
     return parser
 
 
@@ -120,3 +125,9 @@ def _plugins(options: argparse.Namespace) -> None:
     groups = ("tokenizers", "schedules", "schedulers", "backbones", "datasets", "extractors")
     for group in groups:
         print(f"{group:<12} {', '.join(getattr(registry, group).names())}")
+
+
+def _presets(options: argparse.Namespace) -> None:
+    from rinvid.presets import table
+
+    print(table())
