@@ -54,6 +54,7 @@ class DiffusionConfig:
         input_scale: Factor in (0, 1] on the data before noise is added.
         normalize_input: Give the network its noisy input at unit variance.
         self_cond_rate: Probability with which a sample keeps the latents of its first pass.
+        min_snr: Cap of the min-SNR loss weights, 5 in their paper; null for no weights.
     """
 
     schedule: Mapping[str, Any] = field(default_factory=lambda: {"type": "sigmoid"})
@@ -62,10 +63,12 @@ class DiffusionConfig:
     input_scale: float = 1.0
     normalize_input: bool = False
     self_cond_rate: float = 0.9
+    min_snr: float | None = None
 
     def __post_init__(self) -> None:
         _check(self, "input_scale", 0 < self.input_scale <= 1, "in (0, 1]")
         _check(self, "self_cond_rate", 0 <= self.self_cond_rate <= 1, "in [0, 1]")
+        _check(self, "min_snr", self.min_snr is None or self.min_snr > 0, "above 0")
 
 
 @dataclass(frozen=True)
