@@ -99,8 +99,8 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    if options.out.exists() and not options.overwrite:
-        raise ValueError(f"{options.out} exists; choose another folder, or replace it with --overwrite")
+    if options.out.exists() and not (options.overwrite and options.out.is_dir()):
+        raise ValueError(f"{options.out} exists; choose another folder, or replace a folder with --overwrite")
 
     from rinvid.convert import from_reference, read_arrays, read_checkpoint, read_meta
     from rinvid.data.home import whole_folder

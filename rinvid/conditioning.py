@@ -64,7 +64,7 @@ def guided(
 
     Args:
         model: A model with the forward of :class:`rinvid.RINModel`.
-        inputs: Its keyword arguments, ``class_labels`` (B,) among them unless ``scale`` is 0; gamma is a scalar.
+        inputs: Its keyword arguments, ``class_labels`` (B,) among them unless ``scale`` is 0.
         carry: What the pass before handed on.
         scale: Guidance scale w; 0 is none.
 
@@ -88,5 +88,5 @@ def guided(
     return (1 + scale) * conditional - scale * unconditional, handed_on
 
 
-def _twice(value: Tensor | None) -> Tensor | None:
-    return value if value is None or value.ndim == 0 else torch.cat([value, value])
+def _twice(value: Any) -> Any:
+    return torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim else value

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,10 @@ def from_reference(weights: Mapping[str, Any], meta: Mapping[str, Any]) -> RINMo
     state: dict[str, Tensor] = {}
     owners: dict[str, str] = {}
     for name, array in weights.items():
-        ours, tensor = rename(name, torch.as_tensor(np.asarray(array)))
+        # (A copy: arrays may be read-only.)
+        tensor = array.detach() if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
+        _check_heads(model, name, tensor)
+        ours, tensor = rename(name, tensor)
         if ours in state:
             raise ValueError(f"arrays {owners[ours]!r} and {name!r} of the reference are both {ours!r} here")
         state[ours], owners[ours] = tensor, name
@@ -100,6 +102,17 @@ def from_reference(weights: Mapping[str, Any], meta: Mapping[str, Any]) -> RINMo
     return model.eval()
 
 
+def _check_heads(model: RINModel, name: str, array: Tensor) -> None:
+    """Heads share an axis with their width here, so that a wrong number of them would go unnoticed."""
+    *_, owner, leaf = ("", *name.split("/"))
+    parts = {"query": 1, "key": 1, "value": 1, "attention_output": 0}
+    if leaf != "kernel" or owner not in parts:
+        return
+    heads = model.config["latent_num_heads" if name.startswith("latent_processing") else "rw_num_heads"]
+    if array.ndim != 3 or array.shape[parts[owner]] != heads:
+        raise ValueError(f"array {name!r} has shape {tuple(array.shape)}; axis {parts[owner]} must hold {heads} heads")
+
+
 def rename(name: str, array: Tensor) -> tuple[str, Tensor]:
     """Name and layout in a RINModel of one of the reference's arrays, or of its gradient."""
     *_, owner, leaf = ("", *name.split("/"))
@@ -114,7 +127,7 @@ def rename(name: str, array: Tensor) -> tuple[str, Tensor]:
 
 def reference_config(meta: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of :class:`rinvid.RINModel` from the reference's options; see :func:`from_reference`."""
-    options = meta.get("config", meta.get("model"))
+    options = meta.get("config", meta.get("model")) if isinstance(meta, Mapping) else None
     if not isinstance(options, Mapping) or meta.get("kind") not in ("image", "video"):
         raise ValueError("meta needs 'kind' (image or video) and the network's options under 'config' or 'model'")
     for name, value in _UNSUPPORTED.items():
@@ -124,6 +137,8 @@ def reference_config(meta: Mapping[str, Any]) -> dict[str, Any]:
         return _image_or_video(meta, options) | _network(options)
     except KeyError as error:
         raise ValueError(f"meta lacks the reference's option {error}") from error
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"meta holds an option of the wrong type: {error}") from error
 
 
 def _network(c: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +181,7 @@ def _image_or_video(meta: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, 
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Weights and meta of an npz file with arrays ``weights/NAME`` and the JSON string ``meta``.
+    """Weights and meta of an npz file with arrays ``weights/NAME`` and, empty if there is none, a JSON string ``meta``.
 
     Raises:
         FileNotFoundError: No such file.
@@ -176,9 +191,9 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with np.load(path) as file:
-            meta = json.loads(str(file["meta"]))
+            meta = dict(json.loads(str(file["meta"]))) if "meta" in file.files else {}
             arrays = {key.removeprefix("weights/"): file[key] for key in file.files if key.startswith("weights/")}
-    except (ValueError, KeyError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damage takes many forms: zlib, zipfile, numpy and json each have their own
         raise ValueError(f"{path}: not an npz file with arrays weights/NAME and a JSON string meta") from error
     return arrays, meta
 
@@ -213,18 +228,21 @@ def read_checkpoint(folder: str | Path) -> dict[str, Any]:
         raise ImportError("reading a TensorFlow checkpoint needs tensorflow: pip install 'rinvid[convert]'") from error
     if tf.train.latest_checkpoint(str(folder)) is None:
         raise ValueError(f"{folder}: holds no TensorFlow checkpoint")
-    reader = tf.train.load_checkpoint(str(folder))
-    graph = TrackableObjectGraph()
-    graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
-    # A variable is stored under the path of the object that owns it; beside that stands the name it was made with.
-    found: list[tuple[str, str]] = []
-    for attribute in (attribute for node in graph.nodes for attribute in node.attributes):
-        key, variable = attribute.checkpoint_key, re.search(_VARIABLE, attribute.full_name)
-        if variable and "optimizer" not in key.lower():
-            found.append((key, variable[1]))
-    if not found:
-        raise ValueError(f"{folder}: the checkpoint holds no variable of a RIN")
-    return {name: reader.get_tensor(key) for key, name in _one_network(found)}
+    try:
+        reader = tf.train.load_checkpoint(str(folder))
+        graph = TrackableObjectGraph()
+        graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
+        # A variable is stored under the path of the object that owns it; beside that stands the name it was made with.
+        found: list[tuple[str, str]] = []
+        for attribute in (attribute for node in graph.nodes for attribute in node.attributes):
+            key, variable = attribute.checkpoint_key, re.search(_VARIABLE, attribute.full_name)
+            if variable and "optimizer" not in key.lower():
+                found.append((key, variable[1]))
+        if not found:
+            raise ValueError(f"{folder}: the checkpoint holds no variable of a RIN")
+        return {name: reader.get_tensor(key) for key, name in _one_network(found)}
+    except (tf.errors.OpError, IndexError, RuntimeError) as error:
+        raise ValueError(f"{folder}: not a whole TensorFlow 2 checkpoint: {error}") from error
 
 
 def _one_network(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -236,7 +254,10 @@ def _one_network(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
     copies: dict[str, list[tuple[str, str]]] = {}
     for key, name in found:
         copies.setdefault("/".join(key.split("/")[: shared + 1]), []).append((key, name))
-    return copies[min(copies, key=lambda path: ("ema" not in path, path))]
+    averaged = [path for path in copies if "ema" in path.rpartition("/")[2]]
+    if len(averaged) != 1:
+        raise ValueError(f"the checkpoint holds several networks, and not one with 'ema' in its name: {_some(copies)}")
+    return copies[averaged[0]]
 
 
 def _some(names: Any, limit: int = 4) -> str:

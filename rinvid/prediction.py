@@ -63,7 +63,8 @@ def min_snr_weight(gamma: Tensor, loss_type: LossType, limit: float, input_scale
     if loss_type == "v_prediction":
         return torch.minimum(gamma, limit * (1 - gamma))
     if loss_type == "epsilon":
-        return (limit * (1 - gamma) / gamma).clamp(max=1)
+        # (A curve that falls to zero may end at -0.)
+        return (limit * (1 - gamma) / gamma.abs()).clamp(max=1)
     return (gamma / (1 - gamma)).clamp(max=limit) * input_scale**2
 
 

@@ -24,9 +24,10 @@ def require_finite(name: str, tensor: Tensor) -> None:
 def require_labels(labels: Tensor, num_classes: int) -> None:
     """Raise ValueError unless labels are whole numbers in [-1, num_classes), the values where readable."""
     allowed = f"class_labels must be whole numbers in [0, {num_classes - 1}], or -1 for none"
-    if labels.is_floating_point():
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"{allowed}, got {labels.dtype}")
-    if readable(labels) and not bool(((labels >= -1) & (labels < num_classes)).all()):
+    # (Without the cast, -1 as an unsigned number would be the largest one.)
+    if readable(labels) and not bool(((labels.long() >= -1) & (labels.long() < num_classes)).all()):
         raise ValueError(f"{allowed}, got {labels.tolist()}")
 
 

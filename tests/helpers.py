@@ -128,3 +128,23 @@ def reference_model(name: str) -> RINModel:
     """The RINModel of a reference file."""
     arrays, meta = parity(name)
     return from_reference({key[8:]: array for key, array in arrays.items() if key.startswith("weights/")}, meta)
+
+
+def reference_options(name: str) -> dict[str, Any]:
+    """What network, objective and sampler of a reference file share, by our names."""
+    options = parity(name)[1]["model"]
+    return {
+        "prediction_type": {"eps": "epsilon", "x": "sample", "v": "v_prediction"}[options["pred_type"]],
+        "input_scale": options["b_scale"],
+        "normalize_input": options["normalize_noisy_input"],
+    }
+
+
+def reference_data(name: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clean samples of a reference file in [-1, 1], and the labels or frames that they are conditioned on."""
+    arrays, meta = parity(name)
+    clean = channels_first(arrays["train_x01"]) * 2 - 1
+    if meta["kind"] == "image":
+        return clean, {"class_labels": arrays["labels"].argmax(1)}
+    given = reference_model(name).config.context_frames
+    return clean[:, :, given:], {"context": clean[:, :, :given]}

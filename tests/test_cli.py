@@ -1,16 +1,19 @@
 """The command line, as called from a shell."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import rinvid
 from rinvid.cli import main
 from rinvid.data.encode import save_h264
+from tests.helpers import PARITY, parity, reference_model
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,110 @@ def test_bad_input_ends_in_one_line(
         main(["sample", str(pipeline), "--out", str(out), *(o.replace("{videos}", str(videos)) for o in options)])
     assert end.value.code == 2
     assert said in capsys.readouterr().err
+    assert not out.exists()
+
+
+# -- the authors' weights
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command says that ends with status 2, in one line."""
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+    return said
+
+
+@pytest.mark.parametrize("name", ["image_selfcond_both", "diffusion_video_5to11"])
+def test_convert_writes_a_folder_that_is_loaded_like_any_model(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "model"
+    main(["convert", str(PARITY / f"{name}.npz"), str(out)])
+    expected = reference_model(name)
+    count = sum(parameter.numel() for parameter in expected.parameters())
+    said = capsys.readouterr().out
+    assert said.startswith(f"wrote {out}: ")
+    assert f"{count:,} parameters" in said
+    loaded = rinvid.RINModel.from_pretrained(out)
+    weights = loaded.state_dict()
+    assert weights.keys() == expected.state_dict().keys()
+    assert all(torch.equal(weights[key], value) for key, value in expected.state_dict().items())
+    assert {path.suffix for path in out.iterdir()} == {".json", ".safetensors"}
+    assert [path.name for path in out.parent.iterdir()] == ["model"], "nothing temporary is left beside it"
+
+
+def test_convert_replaces_a_folder_only_if_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    command = ["convert", str(PARITY / "image_encln.npz"), str(out)]
+    assert f"{out} exists; choose another folder" in refused(command, capsys)
+    assert contents(tmp_path) == {"model/notes.txt": b"mine"}
+    main([*command, "--overwrite"])
+    assert rinvid.RINModel.from_pretrained(out).config.xattn_enc_ln
+    assert "notes.txt" not in contents(out)
+
+
+def test_convert_keeps_the_folder_if_the_new_one_cannot_be_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "model"
+    main(["convert", str(PARITY / "image_encln.npz"), str(out)])
+    before = contents(tmp_path)
+    refused(["convert", str(tmp_path / "nowhere.npz"), str(out), "--overwrite"], capsys)
+    assert contents(tmp_path) == before
+
+
+def test_convert_takes_other_options_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = str(PARITY / "image_class_latent.npz")
+    _, meta = parity("image_class_latent")
+    options = tmp_path / "options.json"
+    options.write_text(json.dumps({**meta, "config": {**meta["config"], "time_scaling": 500.0}}))
+    main(["convert", source, str(tmp_path / "model"), "--meta", str(options)])
+    assert rinvid.RINModel.from_pretrained(tmp_path / "model").config.time_scaling == 500
+    options.write_text("{")
+    said = refused(["convert", source, str(tmp_path / "other"), "--meta", str(options)], capsys)
+    assert "options.json: not JSON" in said
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("nowhere.npz", "nowhere.npz: no such file"),
+        ("text.npz", "text.npz: not an npz file"),
+        ("empty.npz", "the reference has no array for"),
+        ("checkpoint", "checkpoint is a folder: a TensorFlow checkpoint needs its options, --meta FILE"),
+    ],
+)
+def test_convert_leaves_nothing_behind_where_it_fails(
+    source: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.npz").write_text("no arrays")
+    np.savez(tmp_path / "empty.npz", meta=json.dumps(parity("image_class_latent")[1]))
+    (tmp_path / "checkpoint").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    assert said in refused(["convert", str(tmp_path / source), str(tmp_path / "out" / "model")], capsys)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_convert_says_how_to_get_tensorflow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    (tmp_path / "options.json").write_text(json.dumps(parity("image_class_latent")[1]))
+    (tmp_path / "checkpoint").mkdir()
+    out = tmp_path / "model"
+    command = ["convert", str(tmp_path / "checkpoint"), str(out), "--meta", str(tmp_path / "options.json")]
+    assert "pip install 'rinvid[convert]'" in refused(command, capsys)
     assert not out.exists()
 
 

@@ -1,11 +1,33 @@
-"""What a pass takes over from another pass."""
+"""What a pass takes over from another pass, labels that are dropped, and guidance towards them."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from rinvid.conditioning import LatentCarry, self_conditioning_mask
+from rinvid.conditioning import LatentCarry, drop_labels, guided, self_conditioning_mask
+from rinvid.models.rin import RINModel
+from tests.helpers import assert_close, model_inputs, randomised, small_model
+
+LABELLED: dict[str, dict[str, Any]] = {
+    "images": {"num_frames": None, "context_frames": 0, "num_classes": 4},
+    "images that carry both": {
+        "num_frames": None,
+        "context_frames": 0,
+        "num_classes": 4,
+        "self_cond": "latent+interface",
+    },
+    "images without memory": {"num_frames": None, "context_frames": 0, "num_classes": 4, "self_cond": "none"},
+    "clips with context": {"num_classes": 4},
+    "clips with context that carry both": {"num_classes": 4, "self_cond": "latent+interface"},
+    "clips, label and noise level on the interface": {
+        "num_classes": 4,
+        "cond_on_latent": False,
+        "time_on_latent": False,
+    },
+}
 
 
 def carry_of(batch: int = 3) -> LatentCarry:
@@ -51,3 +73,105 @@ def test_the_mask_is_given_by_the_generator() -> None:
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+# -- labels are dropped
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
+def test_labels_are_dropped_with_the_rate(rate: float) -> None:
+    labels = torch.arange(20_000) % 10
+    dropped = drop_labels(labels, rate, torch.Generator().manual_seed(0))
+    gone = dropped == -1
+    assert dropped.dtype == labels.dtype
+    assert float(gone.float().mean()) == pytest.approx(rate, abs=0.01 if 0 < rate < 1 else 0)
+    assert torch.equal(dropped[~gone], labels[~gone])
+    assert labels.min() == 0, "the labels it was given are unchanged"
+
+
+def test_a_dropped_label_stays_dropped() -> None:
+    assert drop_labels(torch.tensor([-1, 3]), 0.0).tolist() == [-1, 3]
+
+
+def test_the_generator_decides_which_labels_are_dropped() -> None:
+    labels = torch.arange(100)
+    first, again, other = (drop_labels(labels, 0.5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# -- guidance
+
+
+def labelled(kind: str) -> tuple[RINModel, dict[str, Tensor]]:
+    """A model with labels, and what a pass at one noise level takes."""
+    model = randomised(small_model(**LABELLED[kind]))
+    return model, model_inputs(model, 3) | {"gamma": torch.tensor(0.4), "class_labels": torch.tensor([0, 3, 1])}
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+@torch.no_grad()
+def test_no_guidance_is_a_single_pass(kind: str) -> None:
+    model, inputs = labelled(kind)
+    expected = model(**inputs)
+    sizes: list[int] = []
+    model.register_forward_hook(lambda *arguments: sizes.append(len(arguments[-1].sample)))
+    output, carry = guided(model, inputs, LatentCarry(), 0.0)
+    assert sizes == [3]
+    assert torch.equal(output, expected.sample)
+    assert torch.equal(carry.latents, expected.latents)
+    assert torch.equal(carry.interface, expected.interface)
+
+
+@torch.no_grad()
+def test_no_guidance_needs_no_labels() -> None:
+    model = randomised(small_model())
+    inputs = model_inputs(model)
+    assert torch.equal(guided(model, inputs, LatentCarry())[0], model(**inputs).sample)
+
+
+@pytest.mark.parametrize("scale", [2.0, 0.5, -1.0])
+@pytest.mark.parametrize("kind", LABELLED)
+@torch.no_grad()
+def test_guidance_is_two_passes_of_which_the_one_with_labels_hands_on(kind: str, scale: float) -> None:
+    model, inputs = labelled(kind)
+    without_labels = inputs | {"class_labels": torch.full((3,), -1)}
+    carry, latents, interface = LatentCarry(), None, None
+    for step in range(2):
+        output, carry = guided(model, inputs, carry, scale)
+        towards = model(**inputs, latents=latents, interface=interface)
+        away = model(**without_labels, latents=latents, interface=interface)
+        assert_close(output, (1 + scale) * towards.sample - scale * away.sample, 1e-4)
+        assert (output - towards.sample).abs().max() > 1e-2, f"step {step}: guidance must matter"
+        latents, interface = towards.latents, towards.interface
+        assert_close(carry.latents, latents, 1e-4)
+        assert_close(carry.interface, interface, 1e-4)
+        assert (latents - away.latents).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["images", "clips with context"])
+@torch.no_grad()
+def test_guidance_towards_a_dropped_label_changes_nothing(kind: str) -> None:
+    model, inputs = labelled(kind)
+    inputs["class_labels"] = torch.tensor([0, -1, 1])
+    output, carry = guided(model, inputs, LatentCarry(), 3.0)
+    plain = model(**inputs)
+    assert_close(output[1], plain.sample[1], 1e-4)
+    assert_close(carry.latents, plain.latents, 1e-4)
+    assert ((output - plain.sample).flatten(1).abs().amax(1) > 1e-2).tolist() == [True, False, True]
+
+
+def test_guidance_carries_nothing_with_a_gradient() -> None:
+    model, inputs = labelled("clips with context that carry both")
+    output, carry = guided(model, inputs, LatentCarry(), 1.0)
+    assert output.requires_grad
+    assert not any(value.requires_grad for value in carry.inputs().values() if value is not None)
+
+
+@pytest.mark.parametrize("base", [{}, {"num_classes": 4}], ids=["no classes", "classes"])
+def test_guidance_without_labels_is_refused(base: dict[str, Any]) -> None:
+    model = small_model(**base)
+    inputs: dict[str, Tensor | None] = {**model_inputs(model), "class_labels": None}
+    for given in (inputs, {name: value for name, value in inputs.items() if name != "class_labels"}):
+        with pytest.raises(ValueError, match=r"guidance_scale=1\.5 needs class labels; without labels it must be 0"):
+            guided(model, given, LatentCarry(), 1.5)

@@ -15,6 +15,7 @@ from rinvid.prediction import (
     check_prediction_type,
     expand,
     log_snr,
+    min_snr_weight,
     predict,
     squared_error,
     to_epsilon,
@@ -22,6 +23,7 @@ from rinvid.prediction import (
     unit_variance,
     velocity,
 )
+from rinvid.schedules import Schedule, create_schedule
 
 PREDICTIONS: tuple[PredictionType, ...] = get_args(PredictionType)
 LOSSES: tuple[LossType, ...] = get_args(LossType)
@@ -157,3 +159,71 @@ def test_an_unknown_prediction_type_lists_the_known_ones() -> None:
         check_prediction_type(name)
     with pytest.raises(ValueError, match="'noise'; known: epsilon, sample, v_prediction"):
         check_prediction_type("noise")
+
+
+# -- min-SNR weights
+
+SCHEDULES = [
+    create_schedule("cosine"),
+    create_schedule("cosine", start=0.2, end=1.0, tau=1.0),
+    create_schedule("sigmoid"),
+    create_schedule("linear"),
+    create_schedule("log"),
+    create_schedule("log", reverse=True),
+]
+
+
+@pytest.mark.parametrize("limit", [5.0, 1.0])
+def test_min_snr_weights_are_the_textbook_ones(limit: float) -> None:
+    gamma = torch.linspace(0.001, 0.999, 200, dtype=torch.float64)
+    snr = gamma / (1 - gamma)
+    capped = snr.clamp(max=limit)
+    assert (capped < snr).any()
+    assert (capped == snr).any()
+    torch.testing.assert_close(min_snr_weight(gamma, "sample", limit), capped)
+    torch.testing.assert_close(min_snr_weight(gamma, "epsilon", limit), capped / snr)
+    torch.testing.assert_close(min_snr_weight(gamma, "v_prediction", limit), capped / (snr + 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize(
+    ("loss", "at_noise", "at_data"), [("sample", 0.0, 5.0), ("epsilon", 1.0, 0.0), ("v_prediction", 0.0, 0.0)]
+)
+def test_min_snr_weights_at_the_ends(
+    loss: LossType, at_noise: float, at_data: float, scale: float, dtype: torch.dtype
+) -> None:
+    weight = min_snr_weight(torch.tensor([0.0, 1.0], dtype=dtype), loss, 5.0, scale)
+    torch.testing.assert_close(weight, torch.tensor([at_noise, at_data], dtype=dtype))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_min_snr_weights_are_finite_over_every_schedule(loss: LossType, schedule: Schedule) -> None:
+    for dtype in (torch.float32, torch.float64):
+        for scale in (1.0, 0.1):
+            weight = min_snr_weight(schedule(torch.linspace(0, 1, 101, dtype=dtype)), loss, 5.0, scale)
+            assert weight.dtype == dtype
+            assert weight.isfinite().all()
+            assert (weight >= 0).all()
+            assert weight.max() > 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.4])
+@pytest.mark.parametrize("name", PREDICTIONS)
+def test_an_error_of_the_sample_weighs_the_same_under_every_loss(name: PredictionType, scale: float) -> None:
+    gamma = torch.tensor([0.999, 0.95, 0.7, 0.2, 0.01, 1e-4], dtype=torch.float64)
+    x0, epsilon = scale * draw(6, 3, 4, 4).clamp(-0.8, 0.8), draw(6, 3, 4, 4, seed=1)
+    wrong = x0 + 0.1 * scale * draw(6, 3, 4, 4, seed=2).clamp(-1, 1)  # never so far off that it would be clipped
+    x_t = add_noise(x0, epsilon, gamma)
+    output = {
+        "sample": wrong,
+        "epsilon": to_epsilon(wrong, x_t, gamma),
+        "v_prediction": velocity(wrong, to_epsilon(wrong, x_t, gamma), gamma),
+    }[name]
+    # In units of the data an error counts min(snr, 5) times, whatever the data was multiplied by.
+    snr = scale**2 * gamma / (1 - gamma)
+    expected = snr.clamp(max=5) * ((wrong - x0) / scale).square().flatten(1).mean(1)
+    for loss in LOSSES:
+        error = squared_error(output, x_t, x0, epsilon, gamma, name, loss, scale)
+        torch.testing.assert_close(error * min_snr_weight(gamma, loss, 5.0, scale), expected, rtol=1e-7, atol=0)

@@ -17,7 +17,15 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from rinvid.prediction import Prediction, PredictionType, add_noise, check_prediction_type, predict, unit_variance
+from rinvid.prediction import (
+    Prediction,
+    PredictionType,
+    add_noise,
+    check_prediction_type,
+    expand,
+    predict,
+    unit_variance,
+)
 from rinvid.schedules import create_schedule, require_signal
 from rinvid.values import require_finite, require_range
 
@@ -197,12 +205,16 @@ class GammaDDPMScheduler(_GammaScheduler):
             variance_noise = randn_tensor(
                 tuple(sample.shape), generator=generator, device=sample.device, dtype=torch.float32
             )
+        elif variance_noise.shape != sample.shape:
+            raise ValueError(f"variance_noise must have the sample's shape, {tuple(sample.shape)}")
+        gamma, gamma_next = expand(gamma, sample), expand(gamma_next, sample)
         ratio = (gamma / gamma_next).clamp(0, 1)
         variance = 1 - ratio
-        mean = (sample.float() - variance / (1 - gamma).sqrt() * epsilon) / ratio.sqrt()
+        noise_variance = (1 - gamma).clamp(min=torch.finfo(gamma.dtype).tiny)
+        mean = (sample.float() - variance / noise_variance.sqrt() * epsilon) / ratio.sqrt()
         # Out of pure noise (gamma = 0) the step is known from x0 alone.
         mean = torch.where(ratio > 0, mean, gamma_next.sqrt() * x0)
         if self.config.variance_type == "fixed_small":
-            variance = (1 - gamma_next) / (1 - gamma) * variance
+            variance = (1 - gamma_next) / noise_variance * variance
         x_next = mean + variance.sqrt() * variance_noise.float()
         return self._result(x_next, x0, sample.dtype, return_dict)

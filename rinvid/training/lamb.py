@@ -21,8 +21,8 @@ class Lamb(torch.optim.Optimizer):
         betas: Decay rates of the two moments, in [0, 1).
         eps: Added to sqrt(v), > 0.
         weight_decay: Decoupled weight decay >= 0.
-        trust_ratio: Whether steps are scaled by ||p|| / ||u||. None ties it to the weight decay, as the authors do:
-            what is not decayed is not scaled.
+        trust_ratio: Whether steps are scaled by ||p|| / ||u||. None ties it to the weight decay: what is not decayed is
+            not scaled, as in the authors' groups.
 
     Raises:
         ValueError: A value is out of its range.
@@ -37,10 +37,10 @@ class Lamb(torch.optim.Optimizer):
         weight_decay: float = 0.01,
         trust_ratio: bool | None = None,
     ) -> None:
-        if lr < 0 or weight_decay < 0 or eps <= 0:
+        if not (lr >= 0 and weight_decay >= 0 and eps > 0):
             raise ValueError(f"LAMB needs lr, weight_decay >= 0 and eps > 0, got {lr=}, {weight_decay=}, {eps=}")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"LAMB needs betas in [0, 1), got {betas}")
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"LAMB needs two betas in [0, 1), got {betas}")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "trust_ratio": trust_ratio}
         super().__init__(params, defaults)
 
@@ -61,7 +61,8 @@ class Lamb(torch.optim.Optimizer):
         for p in parameters:
             if not self.state[p]:
                 # Steps are counted on the CPU, where reading them costs nothing.
-                self.state[p] = {"step": torch.zeros(()), "m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+                step = torch.zeros((), dtype=torch.float32, device="cpu")
+                self.state[p] = {"step": step, "m": torch.zeros_like(p), "v": torch.zeros_like(p)}
         states = [self.state[p] for p in parameters]
         gradients = [p.grad for p in parameters if p.grad is not None]
         m, v = [state["m"] for state in states], [state["v"] for state in states]

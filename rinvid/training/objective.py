@@ -58,6 +58,10 @@ def diffusion_losses(
         noise = torch.randn(x0.shape, generator=generator, device=device)
     if self_cond_mask is None:
         self_cond_mask = self_conditioning_mask(batch, self_cond_rate, device, generator)
+    t = t.expand(batch)
+    for name, value, shape in (("noise", noise, x0.shape), ("self_cond_mask", self_cond_mask, t.shape)):
+        if value.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be {tuple(shape)}")
     if class_labels is not None and label_dropout > 0:
         class_labels = drop_labels(class_labels, label_dropout, generator)
     gamma = schedule(t)
@@ -99,7 +103,7 @@ def _validate(
     for name, rate in (("self_cond_rate", self_cond_rate), ("label_dropout", label_dropout)):
         if not 0 <= rate <= 1:
             raise ValueError(f"{name} must be in [0, 1], got {rate}")
-    if min_snr is not None and min_snr <= 0:
+    if min_snr is not None and not min_snr > 0:
         raise ValueError(f"min_snr must be above 0, got {min_snr}")
     if t is not None:
         require_range("t", t)
@@ -119,7 +123,7 @@ def diffusion_loss(model: Any, x0: Tensor, schedule: Spec | Schedule, **options:
         self_cond_rate: Probability with which a sample keeps the latents of its first pass.
         class_labels: (B,) whole numbers, -1 for a dropped label.
         context: Clean frames (B, C, c, H, W) in [-1, 1].
-        t: Times (B,) in [0, 1]; uniform at random unless given.
+        t: Times in [0, 1], (B,) or a scalar; uniform at random unless given.
         noise: Like x0; standard normal at random unless given.
         self_cond_mask: (B,) bool, who keeps the latents of the first pass; random unless given.
         generator: Source of all that is random here.

@@ -72,7 +72,10 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[
                 continue
             tags = getattr(module, "no_decay", None)
             (keep if (parameter.ndim <= 1 if tags is None else name in tags) else decay).append(parameter)
-    groups = [{"params": decay, "weight_decay": weight_decay}, {"params": keep, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decay, "weight_decay": weight_decay, "trust_ratio": True},
+        {"params": keep, "weight_decay": 0.0, "trust_ratio": False},
+    ]
     return [group for group in groups if group["params"]]
 
 

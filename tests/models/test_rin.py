@@ -15,6 +15,7 @@ from rinvid.conditioning import LatentCarry
 from rinvid.models.layers import ComputeLayer, Recall
 from rinvid.models.rin import RINModel, RINOutput
 from tests.helpers import (
+    PARITY,
     assert_close,
     channels_first,
     model_inputs,
@@ -31,14 +32,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "inline": {"context_mode": "inline"},
     "concat": {"context_mode": "concat"},
     "even frames": {"num_frames": 8, "context_frames": 4},
+    "odd frames given and predicted": {"num_frames": 8, "context_frames": 3},
     "one context frame": {"context_frames": 1, "context_mode": "inline"},
     "one predicted frame": {"context_frames": 6},
     "no context": {"context_frames": 0},
     "no context, inline": {"context_frames": 0, "context_mode": "inline"},
     "video with labels": {"num_classes": 4},
+    "video with labels, no context": {"num_classes": 4, "context_frames": 0},
+    "video with labels on the interface": {"num_classes": 4, "cond_on_latent": False, "context_mode": "inline"},
     "context embedding": {"context_embedding": True},
     "context embedding, inline": {"context_embedding": True, "context_mode": "inline"},
     "small patches": {"tokenizer": {"type": "patch3d", "patch_size": [1, 2, 4]}},
+    "patches of one pixel": {"sample_size": [2, 3], "tokenizer": {"type": "patch3d", "patch_size": [1, 1, 1]}},
+    "patches as large as a frame": {"tokenizer": {"type": "patch3d", "patch_size": [4, 8, 8]}},
     "long patches": {"tokenizer": {"type": "patch3d", "patch_size": [3, 4, 4]}, "context_mode": "inline"},
     "rectangle": {"sample_size": [8, 12]},
     "image": IMAGE,
@@ -50,6 +56,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "time_on_latent": False,
     },
     "grey image, 2x2 patches": {**IMAGE, "in_channels": 1, "tokenizer": {"type": "patch2d", "patch_size": 2}},
+    "image of one-pixel patches": {**IMAGE, "sample_size": [2, 3], "tokenizer": {"type": "patch2d", "patch_size": 1}},
     "no self-conditioning": {"self_cond": "none"},
     "self-conditioning on both": {"self_cond": "latent+interface"},
     "fixed positions": {"latent_position": "sin_cos", "interface_position": "sin_cos"},
@@ -57,11 +64,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "temporal position": {"interface_position": "sin_cos", "temporal_position": True},
     "mixer": {"mixer_kernel": 3},
     "mixer, inline": {"mixer_kernel": 3, "context_mode": "inline"},
+    "mixer, image": {**IMAGE, "mixer_kernel": 5},
+    "noise level by token": {"token_noise_level": True},
+    "noise level by token, inline": {"token_noise_level": True, "context_mode": "inline"},
+    "noise level by token, concat": {"token_noise_level": True, "context_mode": "concat"},
+    "noise level by token, image": {**IMAGE, "token_noise_level": True},
     "normalised keys": {"xattn_enc_ln": True},
     "a block that only reads": {"num_layers": [1, 0, 2]},
     "latents narrower than interface": {"latent_dim": 16, "interface_dim": 32},
 }
 CONTEXT_MODES = ["append", "inline", "concat"]
+REFERENCES = [
+    "image_class_latent",
+    "image_class_tape",
+    "image_encln",
+    "image_selfcond_both",
+    "image_uncond_sincos",
+    "video_4to4",
+    "video_5to11",
+    "video_tape_time",
+]
 
 
 def carried(model: RINModel, batch: int = 2) -> dict[str, Tensor]:
@@ -84,11 +106,13 @@ def run(model: RINModel, inputs: dict[str, Tensor], **changes: Any) -> Tensor:
 # -- the reference
 
 
+def test_every_recorded_network_is_checked() -> None:
+    recorded = [path.stem for kind in ("image", "video") for path in PARITY.glob(f"{kind}_*.npz")]
+    assert sorted(recorded) == REFERENCES
+
+
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-@pytest.mark.parametrize(
-    "name",
-    ["video_5to11", "video_4to4", "video_tape_time", "image_class_tape", "image_encln", "image_selfcond_both"],
-)
+@pytest.mark.parametrize("name", REFERENCES)
 def test_reference_outputs(name: str, warm: bool) -> None:
     arrays, _ = parity(name)
     inputs = {"sample": channels_first(arrays["x"]), "gamma": arrays["gamma"]}
@@ -104,9 +128,9 @@ def test_reference_outputs(name: str, warm: bool) -> None:
     with torch.no_grad():
         output = reference_model(name)(**inputs)
     kind = "warm" if warm else "cold"
-    assert_close(output.sample, channels_first(arrays[f"{kind}_out"]), 1e-4)
-    assert_close(output.latents, arrays[f"{kind}_latent"], 1e-4)
-    assert_close(output.interface, arrays[f"{kind}_tape"], 1e-4)
+    assert_close(output.sample, channels_first(arrays[f"{kind}_out"]), 3e-5)
+    assert_close(output.latents, arrays[f"{kind}_latent"], 3e-5)
+    assert_close(output.interface, arrays[f"{kind}_tape"], 3e-5)
 
 
 def test_the_kinetics_model_has_the_published_size() -> None:
@@ -146,6 +170,9 @@ def test_shapes(variant: str) -> None:
         ({"context_mode": "inline"}, 4),
         ({"context_mode": "concat"}, 2),
         ({"context_frames": 0}, 4),
+        ({"num_frames": 8}, 3 + 2),
+        ({"num_frames": 8, "context_mode": "inline"}, 4),
+        ({"num_frames": 1, "context_frames": 0}, 1),
         (IMAGE, 1),
     ],
 )
@@ -194,6 +221,7 @@ def test_a_scalar_noise_level_serves_the_whole_batch() -> None:
     inputs = model_inputs(model)
     one = run(model, inputs, gamma=torch.tensor(0.3))
     assert torch.equal(one, run(model, inputs, gamma=torch.tensor([0.3, 0.3])))
+    assert torch.equal(one, run(model, inputs, gamma=0.3))
     assert (one - run(model, inputs, gamma=torch.tensor(0.4))).abs().max() > 1e-3
 
 
@@ -272,6 +300,73 @@ def test_the_context_vector_is_added_by_share_of_context(changes: dict[str, Any]
     assert_close(by_step, torch.tensor(shares, dtype=torch.float32).reshape(1, -1, 1, 1).expand_as(by_step), 1e-6)
 
 
+@pytest.mark.parametrize(
+    ("changes", "shares"),
+    [
+        ({"context_mode": "append"}, [0, 0, 1, 1]),
+        ({"context_mode": "inline"}, [1, 0.5, 0, 0]),
+        ({"context_mode": "concat"}, [0, 0]),
+        ({"context_frames": 0}, [0, 0, 0, 0]),
+        (IMAGE, [0]),
+        # The last patch of three frames holds two, one of them given.
+        (
+            {
+                "context_mode": "inline",
+                "num_frames": 8,
+                "context_frames": 7,
+                "tokenizer": {"type": "patch3d", "patch_size": [3, 4, 4]},
+            },
+            [1, 1, 0.5],
+        ),
+    ],
+)
+def test_a_token_hears_of_its_own_noise_level(changes: dict[str, Any], shares: list[float]) -> None:
+    # A block without layers leaves the interface as it starts.
+    model = randomised(small_model(**changes, num_layers=[0], token_noise_level=True))
+    plain = small_model(**changes, num_layers=[0]).eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    inputs = {**model_inputs(model), "gamma": torch.tensor([0.3, 0.8])}
+    with torch.no_grad():
+        added = model(**inputs).interface - plain(**inputs).interface
+        noisy, clean = model.token_level(inputs["gamma"]), model.token_level(torch.ones(2))
+    share = torch.tensor(shares).repeat_interleave(added.shape[1] // len(shares)).reshape(1, -1, 1)
+    assert_close(added, share * clean + (1 - share) * noisy, 1e-5)
+    assert (noisy - clean).abs().amax(dim=(1, 2)).min() > 0.1
+
+
+@pytest.mark.parametrize("base", [IMAGE, {}], ids=["image", "video"])
+def test_only_tokens_that_know_their_noise_level_hear_of_it_without_latents(base: dict[str, Any]) -> None:
+    for by_token in (False, True):
+        model = randomised(small_model(**base, num_layers=[0], token_noise_level=by_token))
+        inputs = model_inputs(model)
+        heard = (run(model, inputs, gamma=0.2) - run(model, inputs, gamma=0.7)).abs().max() > 1e-3
+        assert heard == by_token
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"mixer_kernel": 3},
+        {"mixer_kernel": 5, "num_frames": 10},
+        {"token_noise_level": True, "context_embedding": True},
+    ],
+    ids=["plain", "mixer", "wide mixer", "marked context"],
+)
+def test_appended_context_stands_first_in_time(changes: dict[str, Any]) -> None:
+    # With codes of time instead of learned rows and with whole patches, the order of tokens must make no difference.
+    options = {"num_frames": 8, "context_frames": 4, "interface_position": "sin_cos", "temporal_position": True}
+    append = randomised(small_model(**options | changes))
+    inline = small_model(**options | changes, context_mode="inline").eval()
+    inline.load_state_dict(append.state_dict())
+    inputs = {**model_inputs(append), **carried(append)}
+    assert_close(run(inline, inputs), run(append, inputs), 1e-4)
+    steps = append.grid[0]
+    with torch.no_grad():
+        given_last, given_first = (model(**inputs).interface.unflatten(1, (steps, -1)) for model in (append, inline))
+    assert_close(given_last.roll(2, dims=1), given_first, 1e-4)
+
+
 @pytest.mark.parametrize("on_latent", [True, False])
 @pytest.mark.parametrize("base", [IMAGE, {}], ids=["image", "video"])
 def test_labels_are_heard_and_dropped(base: dict[str, Any], on_latent: bool) -> None:
@@ -284,6 +379,24 @@ def test_labels_are_heard_and_dropped(base: dict[str, Any], on_latent: bool) -> 
     # The dropped label is the all-zero vector: the dense layer's bias alone is left.
     torch.nn.init.zeros_(model.label_embedding.weight)
     assert_close(run(model, inputs, class_labels=torch.tensor([0, 2])), outputs[0], 1e-6)
+
+
+def test_labels_become_one_hot_and_the_dropped_one_all_zero() -> None:
+    model = small_model(num_classes=3)
+    inputs = model_inputs(model, batch=4)
+    seen: list[Tensor] = []
+    model.label_embedding.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    run(model, inputs, class_labels=torch.tensor([-1, 2, 0, 1]))
+    assert torch.equal(seen[0], torch.tensor([[0.0, 0, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0]]))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16])
+def test_labels_may_be_short_integers(dtype: torch.dtype) -> None:
+    model = randomised(small_model(num_classes=3))
+    inputs = model_inputs(model)
+    labels = torch.tensor([2, -1])
+    short = run(model, inputs, class_labels=labels.to(dtype))
+    assert torch.equal(short, run(model, inputs, class_labels=labels))
 
 
 @pytest.mark.parametrize("self_cond", ["latent", "latent+interface"])
@@ -349,7 +462,14 @@ def test_a_temporal_position_tells_frames_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"mixer_kernel": 3}, {"xattn_enc_ln": True}, {"time_scaling": 10.0}, {"num_layers": [1, 0]}]
+    "changes",
+    [
+        {"mixer_kernel": 3},
+        {"xattn_enc_ln": True},
+        {"time_scaling": 10.0},
+        {"num_layers": [1, 0]},
+        {"token_noise_level": True},
+    ],
 )
 def test_options_change_the_network(changes: dict[str, Any]) -> None:
     plain, other = small_model().eval(), small_model(**changes).eval()
@@ -367,6 +487,17 @@ def test_dropping_acts_in_training_only(changes: dict[str, Any]) -> None:
     model.train()
     passes = torch.stack([run(model, inputs) for _ in range(8)])
     assert passes.std(0).max() > 1e-3
+
+
+def test_nothing_is_dropped_but_in_compute_layers() -> None:
+    model = randomised(small_model(dropout=0.5, drop_path=0.5, self_cond="latent+interface", mixer_kernel=3))
+    inputs = {**model_inputs(model), **carried(model)}
+    expected = run(model, inputs)
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, ComputeLayer):
+            layer.eval()
+    assert torch.equal(run(model, inputs), expected)
 
 
 def test_either_branch_of_a_compute_layer_may_be_dropped() -> None:
@@ -406,6 +537,69 @@ def test_gradient_checkpointing_gives_equal_gradients(changes: dict[str, Any]) -
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
         assert torch.equal(gradient, gradients[1][name]), name
+
+
+# -- compiled
+
+
+def compiled(model: RINModel, backend: Any = "eager") -> Any:
+    """The model as one graph; a break in it is an error."""
+    torch.compiler.reset()
+    return torch.compile(model, fullgraph=True, backend=backend)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "image with labels",
+        "labels and noise level on the interface",
+        "concat",
+        "self-conditioning on both",
+        "mixer",
+        "noise level by token, inline",
+    ],
+)
+def test_a_compiled_model_is_one_graph_and_the_same_model(variant: str) -> None:
+    model = randomised(small_model(**VARIANTS[variant] | {"num_layers": [1]}))
+    inputs = {**model_inputs(model), **carried(model)}
+    with torch.no_grad():
+        output, expected = compiled(model)(**inputs), model(**inputs)
+    assert isinstance(output, RINOutput)
+    assert_close(output.sample, expected.sample, 1e-6)
+    assert_close(output.latents, expected.latents, 1e-6)
+    assert_close(output.interface, expected.interface, 1e-6)
+
+
+@pytest.mark.parametrize("kind", [float, torch.tensor])
+def test_noise_levels_do_not_compile_a_model_again_and_again(kind: Any) -> None:
+    model = randomised(small_model(num_layers=[1]))
+    inputs = model_inputs(model)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    network = compiled(model, backend)
+    for gamma in (0.9, 0.5, 0.2, 0.1):
+        assert_close(run(network, inputs, gamma=kind(gamma)), run(model, inputs, gamma=gamma), 1e-6)
+    # A number is a constant of the first graph and an input of the second.
+    assert 1 <= len(graphs) <= 2
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_a_compiled_model_with_gradient_checkpointing_gives_equal_gradients() -> None:
+    gradients = []
+    for compiling in (False, True):
+        model = randomised(small_model(num_layers=[1], mixer_kernel=3, dropout=0.2, drop_path=0.2)).train()
+        model.enable_gradient_checkpointing()
+        inputs = {**model_inputs(model), **carried(model)}
+        network = compiled(model, "aot_eager") if compiling else model
+        torch.manual_seed(0)
+        network(**inputs).sample.square().mean().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert_close(gradients[1][name], gradient, 1e-6)
 
 
 # -- what is refused
@@ -464,6 +658,52 @@ def test_inputs_that_do_not_fit(model: dict[str, Any], changes: dict[str, Any], 
         run(network, model_inputs(network), **changes)
 
 
+@pytest.mark.parametrize(
+    ("gamma", "named"),
+    [
+        (-0.5, r"-0\.5"),
+        (1.5, r"1\.5"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+        (torch.tensor(1.25), r"1\.25"),
+        (torch.tensor([0.5, -0.25]), r"\[0\.5, -0\.25\]"),
+        (torch.tensor([0.5, float("nan")]), r"\[0\.5, nan\]"),
+    ],
+)
+def test_noise_levels_out_of_range_are_named(gamma: Any, named: str) -> None:
+    model = small_model()
+    with pytest.raises(ValueError, match=rf"gamma must be in \[0, 1\], got {named}"):
+        run(model, model_inputs(model), gamma=gamma)
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 0.0, 1.0, torch.tensor([0, 1]), torch.tensor([1.0, 0.0]).double()])
+def test_both_ends_of_the_noise_level_are_finite(gamma: Any) -> None:
+    model = randomised(small_model(token_noise_level=True))
+    assert run(model, model_inputs(model), gamma=gamma).isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 1)])
+def test_noise_levels_of_another_batch_are_refused(shape: tuple[int, ...]) -> None:
+    model = small_model()
+    with pytest.raises(ValueError, match=r"gamma has shape \(\d.*; it must be a scalar or \(2,\)"):
+        run(model, model_inputs(model), gamma=torch.full(shape, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("labels", "named"),
+    [
+        (torch.tensor([0, 3]), r"\[0, 3\]"),
+        (torch.tensor([-2, 0]), r"\[-2, 0\]"),
+        (torch.tensor([0, 7], dtype=torch.int32), r"\[0, 7\]"),
+        (torch.tensor([0.0, 1.0]), "torch.float32"),
+    ],
+)
+def test_labels_that_do_not_exist_are_named(labels: Tensor, named: str) -> None:
+    model = small_model(num_classes=3)
+    with pytest.raises(ValueError, match=rf"class_labels must be whole numbers in \[0, 2\], or -1.*got {named}"):
+        run(model, model_inputs(model), class_labels=labels)
+
+
 # -- saving and loading
 
 
@@ -480,7 +720,9 @@ def test_a_saved_model_is_the_same_model(variant: str, tmp_path: Path) -> None:
     assert torch.equal(run(loaded, inputs), run(model, inputs))
 
 
-@pytest.mark.parametrize("variant", ["append", "fixed positions", "context embedding, inline"])
+@pytest.mark.parametrize(
+    "variant", ["append", "fixed positions", "context embedding, inline", "noise level by token, inline", "mixer"]
+)
 def test_a_saved_model_loads_in_half_precision(variant: str, tmp_path: Path) -> None:
     model = small_model(**VARIANTS[variant]).eval()
     model.save_pretrained(tmp_path)

@@ -224,6 +224,65 @@ def test_labels() -> None:
         sample(pipe, given, class_labels=[1, 2, 3])
 
 
+@pytest.mark.parametrize("labels", [[0, 4], [-2, 1], [0.0, 1.0]])
+def test_labels_that_are_not_classes(labels: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"class_labels must be whole numbers in \[0, 3\], or -1 for none, got"):
+        sample(pipeline(model(num_classes=4)), context(), class_labels=labels)
+
+
+# -- guidance
+
+
+@pytest.mark.parametrize("given", [GIVEN, 0], ids=["class and frames", "class alone"])
+def test_guidance_changes_the_clip_and_none_is_the_default(given: int) -> None:
+    pipe = pipeline(model(num_classes=4, context_frames=given))
+    frames = {"given": context()} if given else {"batch_size": 2}
+    plain = sample(pipe, **frames, class_labels=[1, 3])
+    np.testing.assert_array_equal(sample(pipe, **frames, class_labels=[1, 3], guidance_scale=0.0), plain)
+    strong, stronger = (sample(pipe, **frames, class_labels=[1, 3], guidance_scale=w) for w in (1.0, 3.0))
+    assert strong.shape == plain.shape
+    for a, b in ((plain, strong), (strong, stronger), (plain, stronger)):
+        np.testing.assert_array_equal(a[:, :given], b[:, :given])
+        assert (np.abs(a - b)[:, given:].reshape(2, -1).max(1) > 1e-3).all()
+
+
+def test_guidance_goes_away_from_what_no_label_gives() -> None:
+    network = model(num_classes=4)
+    pipe = pipeline(network, GammaDDIMScheduler(prediction_type="sample", clip_sample=False))
+    given = to_model_range(torch.from_numpy(context()))
+    frames = sample(pipe, given, steps=1, output_type="pt", class_labels=[1, 3], guidance_scale=0.5) * 2 - 1
+    inputs = {"sample": noise(2), "gamma": pipe.scheduler.gamma(torch.ones(())), "context": given}
+    with torch.no_grad():
+        towards, away = (network(**inputs, class_labels=torch.tensor(labels)).sample for labels in ([1, 3], [-1, -1]))
+    expected = (1.5 * towards - 0.5 * away).clamp(-1, 1)
+    torch.testing.assert_close(frames[:, :, GIVEN:], expected, atol=1e-5, rtol=0)
+    assert float((expected - towards.clamp(-1, 1)).abs().max()) > 1e-2
+
+
+def test_guidance_towards_no_label_changes_nothing() -> None:
+    pipe = pipeline(model(num_classes=4))
+    plain, guided = (sample(pipe, context(), class_labels=[-1, 2], guidance_scale=w) for w in (0.0, 2.0))
+    np.testing.assert_allclose(guided[0], plain[0], atol=1e-4)
+    assert np.abs(guided[1] - plain[1]).max() > 1e-3
+
+
+def test_guidance_holds_in_every_window_of_a_longer_clip() -> None:
+    pipe = pipeline(model(num_classes=4))
+    options = {"class_labels": [1, 3], "guidance_scale": 2.0, "num_inference_steps": STEPS, "output_type": "pt"}
+    random = generator(4)
+    long = pipe(context(), num_frames=2 * FRAMES - GIVEN, generator=random, **options).frames
+    random = generator(4)
+    first = pipe(context(), generator=random, **options).frames
+    second = pipe((first * 2 - 1)[:, :, -GIVEN:], generator=random, **options).frames
+    torch.testing.assert_close(long, torch.cat([first, second[:, :, GIVEN:]], 2), atol=1e-4, rtol=0)
+
+
+def test_guidance_without_labels(pipe: RINVideoPipeline) -> None:
+    for one in (pipe, pipeline(model(num_classes=4))):
+        with pytest.raises(ValueError, match=r"guidance_scale=2\.0 needs class labels"):
+            sample(one, context(), guidance_scale=2.0)
+
+
 # -- clips of other lengths
 
 

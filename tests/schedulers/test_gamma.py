@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from rinvid.conditioning import LatentCarry
+from rinvid.conditioning import LatentCarry, guided
 from rinvid.registry import schedulers
 from rinvid.schedulers.gamma import GammaDDIMScheduler, GammaDDPMScheduler
 from rinvid.schedules import create_schedule
-from tests.helpers import Oracle, assert_close, channels_first, parity, reference_model, relative_error
+from tests.helpers import (
+    Oracle,
+    assert_close,
+    channels_first,
+    parity,
+    reference_data,
+    reference_model,
+    reference_options,
+    relative_error,
+)
 
 Scheduler = GammaDDIMScheduler | GammaDDPMScheduler
 
@@ -53,29 +63,78 @@ def level(spec: dict[str, Any], t: float) -> float:
 # -- the reference
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_reference_trajectories(sampler: str) -> None:
-    arrays, meta = parity("diffusion_video_5to11")
-    model = reference_model("diffusion_video_5to11")
-    given = model.config.context_frames
-    context = channels_first(arrays["train_x01"][:, :given]) * 2 - 1
-    sample = channels_first(arrays[f"sample/{sampler}/g0/init_noise"])
-    scheduler = make(sampler, schedule={"type": meta["model"]["infer_schedule"]})
+TRAJECTORIES = [
+    ("diffusion_image_eps", 0.0),
+    ("diffusion_image_eps", 2.0),
+    ("diffusion_image_v", 0.0),
+    ("diffusion_image_scaled", 0.0),
+    ("diffusion_video_5to11", 0.0),
+]
+
+
+def reference_scheduler(name: str, sampler: str) -> Scheduler:
+    meta = parity(name)[1]
+    schedule = {"type": meta["model"]["infer_schedule"]}
+    scheduler = make(sampler, schedule=schedule, time_difference=meta["model"]["td"], **reference_options(name))
     scheduler.set_timesteps(meta["iterations"])
-    carry = LatentCarry()
+    return scheduler
+
+
+def trajectory(name: str, sampler: str, guidance: float, denoise: Callable[..., tuple[Tensor, LatentCarry]]) -> Any:
+    """The last step of a recorded trajectory, with ``denoise(model, inputs, carry, guidance)`` for each pass."""
+    arrays, _ = parity(name)
+    recorded = f"sample/{sampler}/g{guidance:.0f}"
+    scheduler, model = reference_scheduler(name, sampler), reference_model(name)
+    _, conditions = reference_data(name)
+    if "context" in conditions:
+        conditions["context"] = conditions["context"] * scheduler.config.input_scale
+    sample, carry = channels_first(arrays[f"{recorded}/init_noise"]), LatentCarry()
     for step, t in enumerate(scheduler.timesteps):
+        seen = scheduler.scale_model_input(sample, t)
+        inputs = {"sample": seen, "gamma": scheduler.gamma(t), "class_labels": None, "context": None} | conditions
         with torch.no_grad():
-            output = model(sample, scheduler.gamma(t), context=context, **carry.inputs())
-        carry = LatentCarry.of(output)
+            output, carry = denoise(model, inputs, carry, guidance)
         noise = {}
         if sampler != "ddim":
-            noise["variance_noise"] = channels_first(arrays[f"sample/{sampler}/g0/step_noise"][step])
-        result = scheduler.step(output.sample, t, sample, **noise)
+            noise["variance_noise"] = channels_first(arrays[f"{recorded}/step_noise"][step])
+        result = scheduler.step(output, t, sample, **noise)
         sample = result.prev_sample
-    expected = channels_first(arrays[f"sample/{sampler}/g0/out"])
-    assert relative_error(result.pred_original_sample, expected) < 1e-3
+    return result
+
+
+def in_two_passes(
+    model: Any, inputs: dict[str, Tensor], carry: LatentCarry, guidance: float
+) -> tuple[Tensor, LatentCarry]:
+    """Guidance as the reference writes it."""
+    dropped = torch.full_like(inputs["class_labels"], -1)
+    with_label = model(**inputs, latents=carry.latents)
+    without = model(**inputs | {"class_labels": dropped}, latents=carry.latents)
+    return with_label.sample * (1 + guidance) - without.sample * guidance, LatentCarry(with_label.latents)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(("name", "guidance"), TRAJECTORIES)
+def test_reference_trajectories(name: str, guidance: float, sampler: str) -> None:
+    result = trajectory(name, sampler, guidance, guided)
+    expected = channels_first(parity(name)[0][f"sample/{sampler}/g{guidance:.0f}/out"])
+    x0 = result.pred_original_sample
+    assert relative_error(x0, expected) < 1e-3
+    assert float(x0.abs().max()) <= reference_options(name)["input_scale"]
     if sampler == "ddpm":
         assert relative_error(result.prev_sample, expected) > 1e-3, "the result is the last x0, not the last x_t"
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_reference_trajectories_with_two_passes_a_step(sampler: str) -> None:
+    name = "diffusion_image_eps"
+    expected = channels_first(parity(name)[0][f"sample/{sampler}/g2/out"])
+    assert relative_error(trajectory(name, sampler, 2.0, in_two_passes).pred_original_sample, expected) < 1e-3
+
+    def not_at_first(model: Any, inputs: Any, carry: LatentCarry, guidance: float) -> tuple[Tensor, LatentCarry]:
+        return in_two_passes(model, inputs, carry, 0.0 if carry.latents is None else guidance)
+
+    other = trajectory(name, sampler, 2.0, not_at_first).pred_original_sample
+    assert relative_error(other, expected) > 1e-3, "guidance acts from the first step on"
 
 
 # -- a denoiser that knows x0
@@ -108,6 +167,49 @@ def test_every_sampler_recovers_what_the_denoiser_knows(
                 # At gamma = 1e-9 an error of one bit in epsilon is one of 2e-3 in x0.
                 assert_close(sample, expected, 1e-2 if prediction == "epsilon" else 1e-4)
         assert_close(result.pred_original_sample / input_scale, x0, 1e-4)
+
+
+@pytest.mark.parametrize("input_scale", [1.0, 0.5])
+@pytest.mark.parametrize(("schedule", "prediction"), PAIRS, ids=PAIR_NAMES)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_half_precision_outputs_and_samples_lose_no_more_than_their_rounding(
+    sampler: str, schedule: dict[str, Any], prediction: str, input_scale: float
+) -> None:
+    x0, steps = clean(2).bfloat16(), 5
+    scheduler = make(sampler, schedule=schedule, prediction_type=prediction, input_scale=input_scale)
+    scheduler.set_timesteps(steps)
+    oracle, sample = Oracle(x0, prediction, input_scale), draw(2, 3, 2, 4, 4, seed=6).bfloat16()
+    generator = torch.Generator().manual_seed(7)
+    for i, t in enumerate(scheduler.timesteps):
+        output = oracle(sample, scheduler.gamma(t))
+        noise = {} if sampler == "ddim" else {"generator": generator}
+        result = scheduler.step(output, t, sample, **noise)
+        # bfloat16 has 8 bits, so what is rounded to it is off by up to 1 / 256 of itself. That of an output counts as
+        # it does in x0: times sigma / alpha for epsilon, times sigma for v. At t = 1 that leaves nothing of x0 in
+        # epsilon, where the clip alone holds.
+        g = level(schedule, float(t))
+        counts = {"epsilon": math.sqrt((1 - g) / max(g, 1e-30)), "v_prediction": math.sqrt(1 - g), "sample": 1.0}
+        rounding = (float(output.float().abs().max()) * counts[prediction] + input_scale) / 256
+        wrong = (result.pred_original_sample.float() - input_scale * x0.float()).abs().max()
+        assert float(wrong) <= min(1.01 * rounding + 1e-4, 2 * input_scale), f"step {i}"
+        assert result.prev_sample.isfinite().all(), f"step {i}"
+        sample = result.prev_sample
+    assert sample.dtype == torch.bfloat16
+    assert float(wrong) < 0.05 * input_scale
+
+
+@pytest.mark.parametrize("t", [1.0, 0.5, 0.25])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_step_in_half_precision_is_the_rounded_step_in_float32(sampler: str, prediction: str, t: float) -> None:
+    scheduler = make(sampler, schedule={"type": "linear"}, prediction_type=prediction)
+    scheduler.set_timesteps(4)
+    output, x_t = draw(2, 3, 4, 4, seed=1).bfloat16(), draw(2, 3, 4, 4, seed=2).bfloat16()
+    noise = {} if sampler == "ddim" else {"variance_noise": draw(2, 3, 4, 4, seed=3)}
+    half, full = (scheduler.step(o, t, x, **noise) for o, x in ((output, x_t), (output.float(), x_t.float())))
+    assert full.prev_sample.dtype == torch.float32
+    assert torch.equal(half.prev_sample, full.prev_sample.bfloat16())
+    assert torch.equal(half.pred_original_sample, full.pred_original_sample.bfloat16())
 
 
 # -- one step, against its formula
@@ -312,6 +414,45 @@ def test_an_unknown_variance_lists_the_known_ones() -> None:
         GammaDDPMScheduler(variance_type="learned")
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("broken", ["model_output", "sample"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_numbers_that_are_not_finite_are_named(sampler: str, dtype: torch.dtype, broken: str, value: float) -> None:
+    scheduler = make(sampler)
+    scheduler.set_timesteps(4)
+    inputs = {"model_output": draw(2, 3, 4, 4).to(dtype), "sample": draw(2, 3, 4, 4, seed=1).to(dtype)}
+    inputs[broken][1, 2, 3, 0] = value
+    with pytest.raises(ValueError, match=f"^{broken} holds 1 values that are not finite, such as {value}"):
+        scheduler.step(timestep=0.5, **inputs)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4), (2, 6, 4, 4), (2, 3, 4, 5), (2, 3, 1, 4, 4), ()])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_an_output_of_another_shape_is_refused(sampler: str, shape: tuple[int, ...]) -> None:
+    scheduler = make(sampler)
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match=r"model_output has shape .*, the sample \(2, 3, 4, 4\)") as error:
+        scheduler.step(torch.zeros(shape), 0.5, draw(2, 3, 4, 4))
+    assert str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("t", [1.001, -0.001, 250.0, math.nan])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_times_out_of_range_are_refused(sampler: str, t: float) -> None:
+    scheduler, x = make(sampler), draw(2, 3, 4, 4)
+    scheduler.set_timesteps(4)
+    for call in (
+        lambda: scheduler.gamma(t),
+        lambda: scheduler.gamma(torch.tensor([0.5, t])),
+        lambda: scheduler.step(x, t, x),
+        lambda: scheduler.step(x, torch.tensor(t), x),
+        lambda: scheduler.add_noise(x, x, t),
+    ):
+        with pytest.raises(ValueError, match=r"t must be in \[0, 1\], got "):
+            call()
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_steps_need_times(sampler: str) -> None:
     x = draw(1, 3, 4, 4)
@@ -319,3 +460,35 @@ def test_steps_need_times(sampler: str) -> None:
         make(sampler).step(x, 1.0, x)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         make(sampler).set_timesteps(0)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_each_sample_may_have_a_time_of_its_own(sampler: str) -> None:
+    scheduler = make(sampler, schedule={"type": "linear"})
+    scheduler.set_timesteps(4)
+    x_t, output, noise = draw(3, 3, 4, 3), draw(3, 3, 4, 3, seed=1), draw(3, 3, 4, 3, seed=2)  # as wide as the batch
+    times = torch.tensor([0.9, 0.5, 0.3])
+
+    def step(t: Tensor, rows: slice) -> Tensor:
+        extra = {} if sampler == "ddim" else {"variance_noise": noise[rows]}
+        return scheduler.step(output[rows], t, x_t[rows], **extra).prev_sample
+
+    together = step(times, slice(None))
+    for i, t in enumerate(times):
+        torch.testing.assert_close(together[i : i + 1], step(t, slice(i, i + 1)))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("schedule", SCHEDULES[:4], ids=lambda spec: spec["type"])
+def test_a_step_from_clean_data_stays_there(sampler: str, schedule: dict[str, Any]) -> None:
+    scheduler = make(sampler, schedule=schedule, prediction_type="sample")
+    scheduler.set_timesteps(4)
+    x0 = clean(2)
+    assert_close(scheduler.step(x0, 0.0, x0).prev_sample, x0, 1e-3)
+
+
+def test_a_steps_noise_has_the_samples_shape() -> None:
+    scheduler = make("ddpm")
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match=r"variance_noise must have the sample's shape, \(2, 3, 2, 4, 4\)"):
+        scheduler.step(clean(2), 0.5, clean(2), variance_noise=clean(1))

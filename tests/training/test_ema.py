@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from rinvid.training import EMA
+from tests.helpers import small_model
 
 
 def filled(value: float) -> nn.Module:
@@ -33,6 +34,23 @@ def test_an_update_moves_by_one_minus_decay(decay: float) -> None:
             average = ema.state_dict()[name].double()
             torch.testing.assert_close(average, torch.full_like(average, 1 - decay**updates), rtol=1e-4, atol=0)
     assert "1.running_mean" in names
+
+
+def test_every_tensor_is_averaged_by_itself() -> None:
+    model = small_model(num_classes=3, context_embedding=True).double()
+    model.codec.requires_grad_(False)  # what does not learn is averaged all the same
+    model.register_buffer("scale", torch.ones(3, dtype=torch.float64))
+    ema = EMA(model, 0.9)
+    assert set(ema.state_dict()) == {name for name, _ in model.named_parameters()} | {"scale"}
+    expected = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(0)
+    for _ in range(3):
+        for name, tensor in model.state_dict().items():
+            tensor.normal_()
+            expected[name] = 0.9 * expected[name] + (1 - 0.9) * tensor
+        ema.update(model)
+    for name, average in ema.state_dict().items():
+        torch.testing.assert_close(average, expected[name], rtol=0, atol=1e-12)
 
 
 def test_whole_numbers_are_copied() -> None:

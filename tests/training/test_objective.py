@@ -17,13 +17,25 @@ from tests.helpers import (
     model_inputs,
     parity,
     randomised,
+    reference_data,
     reference_model,
+    reference_options,
     reference_schedule,
     relative_error,
     small_model,
 )
 
 SCHEDULE = create_schedule("cosine")
+SCHEDULES = [
+    {"type": "cosine"},
+    {"type": "cosine", "start": 0.2, "end": 1.0, "tau": 2.0},
+    {"type": "sigmoid"},
+    {"type": "linear"},
+    {"type": "log"},
+    {"type": "log", "reverse": True},
+]
+TYPES: list[Any] = ["epsilon", "sample", "v_prediction"]
+IMAGES = {"num_frames": None, "context_frames": 0, "num_classes": 4}
 
 
 def batch_of(model: RINModel, batch: int = 3) -> dict[str, Any]:
@@ -50,19 +62,22 @@ def by_hand(model: RINModel, data: dict[str, Any], mask: Tensor, scale: float = 
     return (output - data["noise"]).square().flatten(1).mean(1)
 
 
-def test_reference_loss_and_gradients() -> None:
-    arrays, meta = parity("diffusion_video_5to11")
-    model = reference_model("diffusion_video_5to11")
-    clip = channels_first(arrays["train_x01"]) * 2 - 1
-    given = model.config.context_frames
+@pytest.mark.parametrize(
+    "name", ["diffusion_image_eps", "diffusion_image_v", "diffusion_image_scaled", "diffusion_video_5to11"]
+)
+def test_reference_loss_and_gradients(name: str) -> None:
+    arrays, meta = parity(name)
+    model, (x0, conditions), options = reference_model(name), reference_data(name), reference_options(name)
     schedule, noise = reference_schedule(meta["model"]["train_schedule"]), channels_first(arrays["train_noise"])
-    noisy = add_noise(clip[:, :, given:], noise, schedule(arrays["train_t"]))
+    noisy = add_noise(options["input_scale"] * x0, noise, schedule(arrays["train_t"]))
     torch.testing.assert_close(noisy, channels_first(arrays["train_x_noised"]), atol=1e-5, rtol=0)
     loss = diffusion_loss(
         model,
-        clip[:, :, given:],
+        x0,
         schedule,
-        context=clip[:, :, :given],
+        **options,
+        **conditions,
+        loss_type={"eps": "epsilon", "x": "sample"}[meta["model"]["loss_type"]],
         t=arrays["train_t"],
         noise=noise,
         self_cond_rate=meta["self_cond_rate"],
@@ -74,9 +89,9 @@ def test_reference_loss_and_gradients() -> None:
     own = gradients(model)
     recorded = {name.removeprefix("grad/"): a for name, a in arrays.items() if name.startswith("grad/")}
     assert len(recorded) == 6
-    for name, array in recorded.items():
-        ours, expected = rename(name, array)
-        assert relative_error(own[ours], expected) < 2e-4, name
+    for variable, array in recorded.items():
+        ours, expected = rename(variable, array)
+        assert relative_error(own[ours], expected) < 2e-4, variable
 
 
 @pytest.mark.parametrize("mask", [[True, True, True], [False, False, False], [True, False, True]])
@@ -244,6 +259,128 @@ def test_gradients_reach_the_self_conditioning_from_its_silent_start() -> None:
         optimizer.step()
 
 
+# -- labels are dropped
+
+
+def labels_seen(model: RINModel, data: dict[str, Any], **options: Any) -> list[list[int]]:
+    """The labels of each pass of one loss."""
+    seen: list[list[int]] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, arguments, inputs: seen.append(inputs["class_labels"].tolist()), with_kwargs=True
+    )
+    with torch.no_grad():
+        diffusion_loss(model, **data, **options)
+    hook.remove()
+    return seen
+
+
+@pytest.mark.parametrize("base", [IMAGES, {"num_classes": 4}], ids=["images", "clips"])
+def test_a_label_dropout_of_one_is_no_label_and_of_zero_is_none(base: dict[str, Any]) -> None:
+    model = randomised(small_model(**base))
+    data, keep = batch_of(model), torch.ones(3, dtype=torch.bool)
+    without = data | {"class_labels": torch.full((3,), -1)}
+    labelled, unlabelled = (diffusion_losses(model, **d, self_cond_mask=keep).loss for d in (data, without))
+    assert torch.equal(diffusion_losses(model, **data, self_cond_mask=keep, label_dropout=0.0).loss, labelled)
+    assert torch.equal(diffusion_losses(model, **data, self_cond_mask=keep, label_dropout=1.0).loss, unlabelled)
+    assert ((labelled - unlabelled).abs() > 1e-4).all()
+
+
+def test_labels_are_dropped_one_by_one_and_alike_in_both_passes() -> None:
+    model = small_model(**IMAGES, num_layers=[0]).eval()
+    data = batch_of(model, 600)
+    before = data["class_labels"].clone()
+    first, second = labels_seen(model, data, label_dropout=0.2, generator=torch.Generator().manual_seed(0))
+    assert first == second
+    kept = [label for label in first if label != -1]
+    assert 600 - len(kept) == pytest.approx(120, abs=40)
+    assert kept == [label for label, now in zip(before.tolist(), first, strict=True) if now != -1]
+    assert torch.equal(data["class_labels"], before)
+
+
+def test_the_generator_decides_which_labels_are_dropped() -> None:
+    model = small_model(**IMAGES, num_layers=[0]).eval()
+    data = batch_of(model, 40)
+
+    def draw(seed: int) -> list[list[int]]:
+        return labels_seen(model, data, label_dropout=0.5, generator=torch.Generator().manual_seed(seed))
+
+    first = draw(1)
+    assert draw(1) == first
+    assert draw(2) != first
+
+
+def test_a_label_dropout_without_labels_does_nothing() -> None:
+    model = randomised(small_model())
+    data, keep = batch_of(model), torch.ones(3, dtype=torch.bool)
+    plain, dropping = (diffusion_loss(model, **data, self_cond_mask=keep, label_dropout=r) for r in (0.0, 0.5))
+    assert torch.equal(plain, dropping)
+
+
+# -- min-SNR weights
+
+
+def snr_weight(snr: Tensor, loss_type: str, limit: float) -> Tensor:
+    """min(snr, limit) times what one squared error of the data is in the loss (Hang et al. 2023, section 3.4)."""
+    return snr.clamp(max=limit) / {"sample": torch.ones_like(snr), "epsilon": snr, "v_prediction": snr + 1}[loss_type]
+
+
+@pytest.mark.parametrize("limit", [5.0, 0.5])
+@pytest.mark.parametrize("loss_type", TYPES)
+@pytest.mark.parametrize("prediction_type", TYPES)
+def test_min_snr_weighs_the_loss_of_each_sample(prediction_type: Any, loss_type: Any, limit: float) -> None:
+    model = randomised(small_model(**IMAGES))
+    data, keep = batch_of(model, 4), torch.ones(4, dtype=torch.bool)
+    data["t"] = torch.tensor([0.05, 0.3, 0.6, 0.95])
+    options = {"prediction_type": prediction_type, "loss_type": loss_type, "self_cond_mask": keep}
+    plain = diffusion_losses(model, **data, **options).loss
+    gamma = SCHEDULE(data["t"].double())
+    expected = plain * snr_weight(gamma / (1 - gamma), loss_type, limit).float()
+    torch.testing.assert_close(diffusion_losses(model, **data, **options, min_snr=limit).loss, expected)
+    assert not torch.isclose(plain, expected).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.4])
+def test_min_snr_weighs_an_error_of_the_data_alike_in_every_loss(scale: float) -> None:
+    # The SNR is that of the scaled data: b^2 gamma / (1 - gamma).
+    model = randomised(small_model(**IMAGES))
+    data = batch_of(model, 4)
+    data["x0"] = 0.3 * data["x0"]  # errors below stay within the clipped range
+    data["t"] = torch.tensor([0.1, 0.3, 0.5, 0.7])
+    for parameter in model.codec.readout.parameters():
+        torch.nn.init.zeros_(parameter)
+    options = {"prediction_type": "sample", "input_scale": scale, "self_cond_rate": 0.0, "min_snr": 5.0}
+    losses = [diffusion_losses(model, **data, **options, loss_type=kind).loss for kind in TYPES]
+    gamma = SCHEDULE(data["t"])
+    snr = scale**2 * gamma / (1 - gamma)
+    assert snr.min() < 5 < snr.max()
+    expected = snr.clamp(max=5) * data["x0"].square().flatten(1).mean(1)  # the network says zero
+    for loss in losses:
+        torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("min_snr", [None, 5.0])
+@pytest.mark.parametrize("loss_type", TYPES)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: "-".join(str(value) for value in s.values()))
+def test_losses_and_gradients_are_finite_at_both_ends(
+    schedule: dict[str, Any], loss_type: Any, min_snr: float | None
+) -> None:
+    model = randomised(small_model(**IMAGES, num_layers=[1]))
+    data = batch_of(model, 2) | {"schedule": schedule, "t": torch.tensor([0.0, 1.0])}
+    for prediction_type in TYPES:
+        if prediction_type == "epsilon" and schedule["type"] == "log":
+            continue
+        model.zero_grad()
+        losses = diffusion_losses(
+            model, **data, prediction_type=prediction_type, loss_type=loss_type, input_scale=0.5, min_snr=min_snr
+        )
+        assert losses.loss.isfinite().all(), prediction_type
+        losses.loss.mean().backward()
+        assert all(gradient.isfinite().all() for gradient in gradients(model).values()), prediction_type
+
+
+# -- what is refused
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -251,9 +388,46 @@ def test_gradients_reach_the_self_conditioning_from_its_silent_start() -> None:
         ({"loss_type": "huber"}, "'huber'; known: epsilon, sample, v_prediction"),
         ({"schedule": "quartic"}, "'quartic'; known"),
         ({"context": None}, "context is missing"),
+        ({"t": torch.tensor([0.1, 1.5, 0.5])}, r"t must be in \[0, 1\], got \[0.1.*, 1.5, 0.5"),
+        ({"t": torch.tensor([0.1, -0.01, 0.5])}, r"t must be in \[0, 1\], got"),
+        ({"t": torch.tensor([0.1, float("nan"), 0.5])}, r"t must be in \[0, 1\], got .*nan"),
+        ({"input_scale": 0.0}, r"input_scale must be in \(0, 1\], got 0.0"),
+        ({"input_scale": 1.01}, r"input_scale must be in \(0, 1\], got 1.01"),
+        ({"input_scale": float("nan")}, r"input_scale must be in \(0, 1\], got nan"),
+        ({"self_cond_rate": -0.1}, r"self_cond_rate must be in \[0, 1\], got -0.1"),
+        ({"self_cond_rate": 1.1}, r"self_cond_rate must be in \[0, 1\], got 1.1"),
+        ({"label_dropout": -0.1}, r"label_dropout must be in \[0, 1\], got -0.1"),
+        ({"label_dropout": 1.1}, r"label_dropout must be in \[0, 1\], got 1.1"),
+        ({"noise": torch.zeros(1, 3, 4, 8, 8)}, r"noise has shape \(1, 3, 4, 8, 8\); it must be \(3, 3, 4, 8, 8\)"),
+        ({"self_cond_mask": torch.ones(1)}, r"self_cond_mask has shape \(1,\); it must be \(3,\)"),
+        ({"min_snr": float("nan")}, "min_snr must be above 0, got nan"),
+        ({"min_snr": 0.0}, "min_snr must be above 0, got 0.0"),
+        ({"min_snr": -5.0}, "min_snr must be above 0, got -5.0"),
     ],
 )
 def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
     model = small_model()
     with pytest.raises(ValueError, match=message):
         diffusion_loss(model, **batch_of(model) | options)
+
+
+@pytest.mark.parametrize("schedule", [{"type": "log"}, {"type": "log", "reverse": True}])
+@pytest.mark.parametrize("loss_type", TYPES)
+def test_epsilon_prediction_without_signal_is_refused_before_any_pass(loss_type: Any, schedule: dict[str, Any]) -> None:
+    model, passes = small_model(), []
+    model.register_forward_pre_hook(lambda *_: passes.append(1))
+    data = batch_of(model) | {"schedule": schedule}
+    with pytest.raises(ValueError, match=r"Log\(.*\) reaches gamma = 0.*use sample or v_prediction"):
+        diffusion_loss(model, **data, loss_type=loss_type)
+    assert passes == []
+    for prediction_type in ("sample", "v_prediction"):
+        assert diffusion_loss(model, **data, prediction_type=prediction_type, loss_type=loss_type).isfinite()
+
+
+def test_one_time_may_stand_for_all() -> None:
+    model = randomised(small_model())
+    data, keep = batch_of(model), torch.ones(3, dtype=torch.bool)
+    one = diffusion_losses(model, **data | {"t": torch.tensor(0.4)}, self_cond_mask=keep)
+    all_of_them = diffusion_losses(model, **data | {"t": torch.full((3,), 0.4)}, self_cond_mask=keep)
+    assert torch.equal(one.loss, all_of_them.loss)
+    assert torch.equal(one.t, all_of_them.t)

@@ -1,7 +1,7 @@
 """Learning rates, parameter groups, optimisers and their state."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from rinvid.models.rin import RINModel
 from rinvid.training import diffusion_loss, learning_rate
+from rinvid.training.config import OptimizerName
+from rinvid.training.lamb import Lamb
 from rinvid.training.optim import Optimizers, create_optimizers, parameter_groups
 from tests.helpers import model_inputs, parity, small_model
 
@@ -26,6 +28,7 @@ CURVES = {
     "linear_w0_t50": {"base": 1e-3, "warmup_steps": 0, "total_steps": 50, "schedule": "linear"},
     "none_w10_t100": {"base": 1e-4, "warmup_steps": 10, "total_steps": 100, "schedule": "none"},
 }
+OPTIMIZERS = get_args(OptimizerName)
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "mixer": {"mixer_kernel": 3},
@@ -100,6 +103,21 @@ def test_biases_and_gains_stand_apart_and_nothing_twice(variant: str) -> None:
     assert set(keep) == {name for name in names.values() if name.endswith(".bias") or name in norms}
 
 
+def test_what_a_layer_says_goes_before_the_shape_of_its_parameters() -> None:
+    class Layer(nn.Module):
+        no_decay = ("gain",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain, self.weight = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(3))
+
+    silent = nn.LayerNorm(3)
+    layer = Layer()
+    decay, keep = (group["params"] for group in parameter_groups(nn.ModuleList([layer, silent])))
+    assert [id(p) for p in decay] == [id(layer.weight)]
+    assert [id(p) for p in keep] == [id(p) for p in (layer.gain, silent.weight, silent.bias)]
+
+
 def test_frozen_parameters_are_in_no_group() -> None:
     model = small_model()
     model.codec.requires_grad_(False)
@@ -109,7 +127,7 @@ def test_frozen_parameters_are_in_no_group() -> None:
     assert len(decay + keep) == len(list(model.parameters())) - 4
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_weight_decay_shrinks_what_is_decayed_and_nothing_else(name: Any) -> None:
     model = small_model(mixer_kernel=3)
     optimizers = create_optimizers(model, name, weight_decay=0.5)
@@ -121,8 +139,10 @@ def test_weight_decay_shrinks_what_is_decayed_and_nothing_else(name: Any) -> Non
     decay, keep = (group["params"] for group in parameter_groups(model))
     before = {id(p): p.detach().clone() for p in model.parameters()}
     optimizers.step()
+    # A step of LAMB is as long as the rate times the tensor, however small what it is made of.
+    rate = 0.1 if name == "lamb" else 0.1 * 0.5
     for parameter in decay:
-        torch.testing.assert_close(parameter.detach(), before[id(parameter)] * (1 - 0.1 * 0.5))
+        torch.testing.assert_close(parameter.detach(), before[id(parameter)] * (1 - rate))
     for parameter in keep:
         assert torch.equal(parameter, before[id(parameter)])
 
@@ -144,23 +164,32 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest() -> None:
     assert "blocks.0.write.mixer.conv.weight" in rest
 
 
+def test_lamb_takes_everything_with_its_groups() -> None:
+    model = small_model(mixer_kernel=3)
+    (lamb,) = create_optimizers(model, "lamb", weight_decay=0.25, betas=(0.5, 0.75)).optimizers
+    assert isinstance(lamb, Lamb)
+    taken = [parameter for group in lamb.param_groups for parameter in group["params"]]
+    assert {id(p) for p in taken} == {id(p) for p in model.parameters()}
+    assert [group["weight_decay"] for group in lamb.param_groups] == [0.25, 0.0]
+
+
 # -- steps
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_loss_falls(name: Any) -> None:
     model = small_model()
     optimizers = create_optimizers(model, name, weight_decay=0.01)
     first = float(loss_of(model).detach())
     for _ in range(30):
-        optimizers.set_lr(3e-3)
+        optimizers.set_lr(1e-2 if name == "lamb" else 3e-3)
         optimizers.zero_grad()
         loss_of(model).backward()
         optimizers.step()
     assert float(loss_of(model).detach()) < 0.5 * first
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_rate_reaches_every_group(name: Any) -> None:
     model = small_model()
     optimizers = create_optimizers(model, name, weight_decay=0.01)
@@ -170,7 +199,7 @@ def test_the_rate_reaches_every_group(name: Any) -> None:
     optimizers.step()
     assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     optimizers.set_lr(0.125)
-    assert [g["lr"] for o in optimizers.optimizers for g in o.param_groups] == [0.125] * (2 if name == "adamw" else 3)
+    assert [g["lr"] for o in optimizers.optimizers for g in o.param_groups] == [0.125] * (3 if name == "muon" else 2)
     optimizers.step()
     unmoved = [n for n, p in model.named_parameters() if torch.equal(p, before[n])]
     # Behind a gain of zero no gradient arrives yet.
@@ -180,7 +209,7 @@ def test_the_rate_reaches_every_group(name: Any) -> None:
 
 
 @pytest.mark.parametrize("layers", [[1, 1], [1, 0]], ids=["all blocks", "last block only reads"])
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_saved_state_continues_bit_for_bit(name: Any, layers: list[int]) -> None:
     model = small_model(num_layers=layers)
     optimizers = create_optimizers(model, name, weight_decay=0.01)
@@ -202,7 +231,7 @@ def test_saved_state_continues_bit_for_bit(name: Any, layers: list[int]) -> None
     assert not all(torch.equal(value, forgetful.state_dict()[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_is_named_tensors(name: Any) -> None:
     model = small_model()
     optimizers = create_optimizers(model, name, weight_decay=0.01)
@@ -210,7 +239,7 @@ def test_state_is_named_tensors(name: Any) -> None:
     train(model, optimizers, range(1))
     tensors = optimizers.tensors()
     assert all(isinstance(value, Tensor) for value in tensors.values())
-    moments = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}[name]
+    moments = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",), "lamb": ("m", "v", "step")}[name]
     first = len(list(optimizers.optimizers[0].state))
     for moment in moments:
         assert {key for key in tensors if key.startswith("0.") and key.endswith(f".{moment}")} == {
@@ -219,7 +248,7 @@ def test_state_is_named_tensors(name: Any) -> None:
 
 
 @pytest.mark.parametrize(("saved", "own"), [([1, 1, 1], [1]), ([1], [1, 1, 1])], ids=["fewer here", "more here"])
-@pytest.mark.parametrize("name", ["adamw", "muon"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_of_other_parameters_is_refused(name: Any, saved: list[int], own: list[int]) -> None:
     model = small_model(num_layers=saved)
     optimizers = create_optimizers(model, name, weight_decay=0.01)
@@ -233,16 +262,17 @@ def test_an_unknown_optimizer_lists_the_known_ones() -> None:
         create_optimizers(small_model(), "sgd", weight_decay=0.0)  # type: ignore[arg-type]
 
 
-def test_betas_are_those_of_adamw() -> None:
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_betas_are_those_of_the_moments(name: Any) -> None:
     model = small_model()
-    optimizers = create_optimizers(model, "adamw", weight_decay=0.0, betas=(0.5, 0.75))
+    optimizers = create_optimizers(model, name, weight_decay=0.1, betas=(0.5, 0.75))
     optimizers.set_lr(1.0)
-    weight = model.codec.stem.weight
-    start = weight.detach().clone()
+    bias = model.codec.stem.bias  # neither decayed nor scaled
+    start = bias.detach().clone()
     for gradient in (1.0, 3.0):
         for parameter in model.parameters():
             parameter.grad = torch.full_like(parameter, gradient)
         optimizers.step()
     # Two bias-corrected Adam steps: moments (0.5, 0.25) then (1.75, 2.4375), over 1 - beta^step.
     moved = 1.0 + (1.75 / 0.75) / math.sqrt(2.4375 / 0.4375)
-    torch.testing.assert_close(start - weight.detach(), torch.full_like(weight, moved), atol=1e-5, rtol=0)
+    torch.testing.assert_close(start - bias.detach(), torch.full_like(bias, moved), atol=1e-5, rtol=0)
