@@ -7,15 +7,22 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from rinvid import stock
+
 if TYPE_CHECKING:
     from rinvid.models.rin import RINModel, RINOutput
+    from rinvid.pipelines.auto import DiffusionPipeline
+    from rinvid.pipelines.image import RINImagePipeline
     from rinvid.pipelines.video import RINVideoPipeline, VideoPipelineOutput
     from rinvid.schedulers.gamma import GammaDDIMScheduler, GammaDDPMScheduler
     from rinvid.schedules import Schedule, create_schedule
+    from rinvid.visual import export_to_gif, export_to_video
 
 __version__ = version("rinvid")
 
 _HOMES = {
+    "DiffusionPipeline": "rinvid.pipelines.auto",
+    "RINImagePipeline": "rinvid.pipelines.image",
     "RINModel": "rinvid.models.rin",
     "RINOutput": "rinvid.models.rin",
     "RINVideoPipeline": "rinvid.pipelines.video",
@@ -24,18 +31,26 @@ _HOMES = {
     "GammaDDPMScheduler": "rinvid.schedulers.gamma",
     "Schedule": "rinvid.schedules",
     "create_schedule": "rinvid.schedules",
+    "export_to_gif": "rinvid.visual",
+    "export_to_video": "rinvid.visual",
 }
 
 __all__ = [
+    "DiffusionPipeline",
     "GammaDDIMScheduler",
     "GammaDDPMScheduler",
+    "RINImagePipeline",
     "RINModel",
     "RINOutput",
     "RINVideoPipeline",
     "Schedule",
     "VideoPipelineOutput",
     "create_schedule",
+    "export_to_gif",
+    "export_to_video",
 ]
+
+stock.register()
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,16 @@ class LatentCarry:
 
     latents: Tensor | None = None
     interface: Tensor | None = None
+
+    @classmethod
+    def join(cls, parts: Sequence[LatentCarry]) -> LatentCarry:
+        """The carries of parts of a batch as one."""
+        fields = zip(*(part._fields() for part in parts), strict=True)
+        return cls(*(None if values[0] is None else torch.cat(values) for values in fields))
+
+    def part(self, first: int, end: int) -> LatentCarry:
+        """The carry of the samples from ``first`` to ``end`` of a batch."""
+        return LatentCarry(*(None if x is None else x[first:end] for x in self._fields()))
 
     @classmethod
     def of(cls, output: Any) -> LatentCarry:
@@ -55,7 +65,12 @@ def drop_labels(labels: Tensor, rate: float, generator: torch.Generator | None =
 
 
 def guided(
-    model: Any, inputs: Mapping[str, Tensor | None], carry: LatentCarry, scale: float = 0.0
+    model: Any,
+    inputs: Mapping[str, Any],
+    carry: LatentCarry,
+    scale: float = 0.0,
+    negative_labels: Tensor | None = None,
+    max_batch_size: int | None = None,
 ) -> tuple[Tensor, LatentCarry]:
     """One pass with classifier-free guidance: the output, and what the next pass is given.
 
@@ -67,26 +82,47 @@ def guided(
         inputs: Its keyword arguments, ``class_labels`` (B,) among them unless ``scale`` is 0.
         carry: What the pass before handed on.
         scale: Guidance scale w; 0 is none.
+        negative_labels: Labels (B,) of the unconditional pass; None is the dropped label.
+        max_batch_size: Samples that the network takes at once; None is all of them.
 
     Returns:
         The network's output, shaped like the sample, and the new carry.
 
     Raises:
-        ValueError: ``scale`` is not 0 and there are no labels.
+        ValueError: ``scale`` is not 0 and there are no labels, or ``max_batch_size`` is below 1.
     """
     if scale == 0:
-        output = model(**inputs, **carry.inputs())
-        return output.sample, LatentCarry.of(output)
+        return _pass(model, inputs, carry, max_batch_size)
     labels = inputs.get("class_labels")
     if labels is None:
         raise ValueError(f"guidance_scale={scale} needs class labels; without labels it must be 0")
-    both = {name: _twice(value) for name, value in (dict(inputs) | carry.inputs()).items()}
-    both["class_labels"] = torch.cat([labels, torch.full_like(labels, -1)])
-    output = model(**both)
-    conditional, unconditional = output.sample.chunk(2)
-    handed_on = LatentCarry(output.latents.chunk(2)[0].detach(), output.interface.chunk(2)[0].detach())
-    return (1 + scale) * conditional - scale * unconditional, handed_on
+    both = {name: torch.cat([value, value]) if _by_sample(value) else value for name, value in inputs.items()}
+    away_from = torch.full_like(labels, -1) if negative_labels is None else negative_labels
+    both["class_labels"] = torch.cat([labels, away_from])
+    output, handed_on = _pass(model, both, LatentCarry.join([carry, carry]), max_batch_size)
+    conditional, unconditional = output.chunk(2)
+    return (1 + scale) * conditional - scale * unconditional, handed_on.part(0, len(labels))
 
 
-def _twice(value: Any) -> Any:
-    return torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim else value
+def _pass(
+    model: Any, inputs: Mapping[str, Any], carry: LatentCarry, max_batch_size: int | None
+) -> tuple[Tensor, LatentCarry]:
+    """The network on a batch, in parts if it is larger than ``max_batch_size``."""
+    batch = len(inputs["sample"])
+    size = batch if max_batch_size is None else max_batch_size
+    if size < 1:
+        raise ValueError(f"max_batch_size must be at least 1, got {max_batch_size}")
+    if batch <= size:
+        output = model(**inputs, **carry.inputs())
+        return output.sample, LatentCarry.of(output)
+    samples, carries = [], []
+    for first in range(0, batch, size):
+        own = {name: value[first : first + size] if _by_sample(value) else value for name, value in inputs.items()}
+        output = model(**own, **carry.part(first, first + size).inputs())
+        samples.append(output.sample)
+        carries.append(LatentCarry.of(output))
+    return torch.cat(samples), LatentCarry.join(carries)
+
+
+def _by_sample(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim > 0

@@ -104,6 +104,17 @@ class Registry:
             raise ValueError(f"{self.kind} {spec['type']!r}: {error}; its parameters: {known}") from error
         return part(**arguments)
 
+    def distribution(self, name: str) -> str:
+        """Name and version of the distribution that registered ``name``, or that the running program did.
+
+        Raises:
+            ValueError: No such name.
+        """
+        if name not in self.names():
+            self.get(name)
+        dist = self._entries[name].dist if name in self._entries else None
+        return f"{dist.name} {dist.version}" if dist else "the program that saved it"
+
     def name_of(self, part: Callable[..., Any]) -> str:
         """The name under which ``part`` is registered, the inverse of :meth:`get`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from rinvid.data.encode import save_h264
 from rinvid.data.home import whole_file
@@ -102,6 +104,44 @@ def save_mp4(video: Frames, path: Path, fps: int = FPS) -> None:
     """Write uint8 (F, H, W, 3) with even sides as an H.264 file."""
     with whole_file(path) as temporary:
         save_h264(video, temporary, fps, crf=18)
+
+
+def export_to_video(frames: Any, path: str | os.PathLike[str], fps: int = FPS) -> Path:
+    """Write one clip as an H.264 file and return its path.
+
+    Args:
+        frames: One clip as a video pipeline gives it: an array (F, H, W, C) or a tensor (C, F, H, W) in [0, 1], a list
+            of PIL images, or a uint8 array (F, H, W, C).
+        path: The file to write.
+        fps: Frames a second.
+
+    Raises:
+        ValueError: ``frames`` is something else.
+    """
+    video = _as_frames(frames)
+    # H.264 stores colour at half the resolution, so sides must be even.
+    odd = [(0, 0), *((0, side % 2) for side in video.shape[1:3]), (0, 0)]
+    save_mp4(np.pad(video, odd, mode="edge"), Path(path), fps)
+    return Path(path)
+
+
+def export_to_gif(frames: Any, path: str | os.PathLike[str], fps: int = FPS) -> Path:
+    """Write one clip as a looping GIF and return its path; arguments as for :func:`export_to_video`."""
+    save_gif(_as_frames(frames), Path(path), fps)
+    return Path(path)
+
+
+def _as_frames(frames: Any) -> Frames:
+    """One clip in any form as uint8 (F, H, W, 3)."""
+    if isinstance(frames, Sequence) and frames and all(isinstance(frame, Image.Image) for frame in frames):
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+    if isinstance(frames, Tensor) and frames.ndim == 4:
+        frames = frames.detach().float().cpu().movedim(0, -1).numpy()
+    if not isinstance(frames, np.ndarray) or frames.ndim != 4 or frames.shape[-1] not in (1, 3):
+        shape = tuple(getattr(frames, "shape", ())) or type(frames).__name__
+        raise ValueError(f"frames must be one clip: (F, H, W, C), a tensor (C, F, H, W) or PIL images, got {shape}")
+    pixels = frames if frames.dtype == np.uint8 else (frames.clip(0, 1) * 255).round().astype(np.uint8)
+    return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
 
 
 def save_image(image: Image.Image, path: Path) -> None:

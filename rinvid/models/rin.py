@@ -9,6 +9,7 @@ Shapes: B samples, n interface tokens of width d_x, m latents of width d_z.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -31,6 +32,7 @@ from rinvid.models.layers import (
     Write,
 )
 from rinvid.models.positions import clip_code, coordinates, sinusoid
+from rinvid.strict import StrictConfig
 from rinvid.tokenizers.base import Grid, Tokenizer
 from rinvid.values import require_labels, require_range
 
@@ -72,7 +74,7 @@ class RINBlock(nn.Module):
         return z, x
 
 
-class RINModel(ModelMixin, ConfigMixin):
+class RINModel(StrictConfig, ModelMixin, ConfigMixin):
     """RIN for images and, with context frames, for video prediction.
 
     Args:
@@ -187,6 +189,23 @@ class RINModel(ModelMixin, ConfigMixin):
 
         self.blocks = nn.ModuleList(self._block(depth) for depth in num_layers)
         self.output_norm = LayerNorm(interface_dim)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], **options: Any) -> Any:
+        """As diffusers loads models, but whole or not at all.
+
+        Raises:
+            ValueError: A tensor is missing, left over or not finite, or the configuration has an unknown key.
+        """
+        with_report = options.pop("output_loading_info", False)
+        model, report = super().from_pretrained(path, output_loading_info=True, **options)
+        for kind in ("missing", "unexpected", "mismatched"):
+            if names := report.get(f"{kind}_keys"):
+                raise ValueError(f"{path}: {len(names)} {kind} tensors, such as {min(map(str, names))!r}")
+        for name, parameter in model.named_parameters():
+            if not parameter.is_meta and not bool(parameter.isfinite().all()):
+                raise ValueError(f"{path}: tensor {name!r} holds values that are not finite")
+        return (model, report) if with_report else model
 
     def _block(self, depth: int) -> RINBlock:
         c = self.config

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from rinvid.conditioning import LatentCarry, guided
+from rinvid.conditioning import LatentCarry
 from rinvid.data.clips import to_model_range, to_uint8
 from rinvid.data.decode import read_clip
 from rinvid.models.rin import RINModel
-from rinvid.schedulers.gamma import GammaDDIMScheduler, GammaDDPMScheduler
-from rinvid.values import require_labels
+from rinvid.pipelines.base import Generator, Labels, OutputType, RINPipeline, Scheduler, StepCallback
 
-OutputType = Literal["np", "pt", "pil"]
 Context = NDArray[np.uint8] | Tensor | list[Image.Image] | str | os.PathLike[str]
 
 
@@ -38,109 +34,103 @@ class VideoPipelineOutput(BaseOutput):
     frames: Any
 
 
-class RINVideoPipeline(DiffusionPipeline):
+class RINVideoPipeline(RINPipeline):
     """Predicts the frames that follow given ones, or whole clips where the model takes no context.
 
     Args:
         model: The network; its latents are carried from each sampling step to the next.
-        scheduler: A gamma scheduler; its noise schedule may differ from the one trained with.
+        scheduler: A gamma scheduler, or one of diffusers' made by ``from_config`` from a gamma scheduler's ``config``.
+
+    Raises:
+        ValueError: The model makes images.
     """
 
-    model_cpu_offload_seq = "model"
-
-    def __init__(self, model: RINModel, scheduler: GammaDDPMScheduler | GammaDDIMScheduler) -> None:
-        super().__init__()
+    def __init__(self, model: RINModel, scheduler: Scheduler) -> None:
         if model.config.num_frames is None:
             raise ValueError("RINVideoPipeline needs a model with num_frames; this one makes images")
-        self.register_modules(model=model, scheduler=scheduler)
+        super().__init__(model, scheduler)
 
     @torch.no_grad()
     def __call__(
         self,
         context: Context | None = None,
-        class_labels: Tensor | list[int] | None = None,
+        class_labels: Labels | None = None,
         num_frames: int | None = None,
         num_inference_steps: int = 400,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generator = None,
         output_type: OutputType = "np",
         batch_size: int = 1,
         guidance_scale: float = 0.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
+        negative_labels: Labels | None = None,
+        carry_latents: bool = False,
+        max_batch_size: int | None = None,
+        callback_on_step_end: StepCallback | None = None,
     ) -> VideoPipelineOutput:
         """Sample clips.
 
         Args:
             context: The given frames: a uint8 array (B, c, H, W, C) or (c, H, W, C), a float tensor (B, C, c, H, W)
                 in [-1, 1], a list of PIL images, or the path of a video whose first frames are taken.
-            class_labels: (B,) whole numbers, for a model with classes.
+            class_labels: Whole numbers, -1 for none, one for all or one a clip, for a model with classes.
             num_frames: Frames of the result, context included; None is the model's own. A longer clip is rolled out:
                 its last frames become the next context.
             num_inference_steps: Sampling steps; RIN is made for hundreds (RIN paper: 400 and 1000).
-            generator: Source of the noise; a list has one generator a clip.
+            generator: Source of the noise; a list has one generator a clip, which then does not depend on the others.
             output_type: "np", "pt" or "pil".
             batch_size: Clips to sample where the model takes no context.
             guidance_scale: Classifier-free guidance towards the labels, w in ``(1 + w) conditional - w unconditional``;
                 0 is none.
+            guidance_interval: Times between which guidance acts, 0 for data and 1 for noise.
+            negative_labels: Labels to guide away from instead of the dropped one; one for all, or one a clip.
+            carry_latents: Begin each window of a rollout with the latents that the one before ended with.
+            max_batch_size: Clips that the network takes at once, to save memory; None is all.
+            callback_on_step_end: As in diffusers, with ``{"sample": x_t}``.
 
         Raises:
             ValueError: The context does not fit the model, with the shape that would; an argument is out of range.
         """
-        if output_type not in get_args(OutputType):
-            raise ValueError(f"output_type {output_type!r}; known: {', '.join(get_args(OutputType))}")
+        self._check(num_inference_steps, output_type, guidance_scale)
         given = self.prepare_context(context)
-        total = self.model.config.num_frames if num_frames is None else num_frames
-        if not self.model.config.context_frames < total:
-            raise ValueError(f"num_frames={num_frames} leaves no frame to predict after the context")
-        if given is None and total > self.model.config.num_frames:
-            raise ValueError(f"num_frames={num_frames}: a model without context frames cannot roll a clip out")
-        labels = self._labels(class_labels)
-        windows = [] if given is None else [given]
-        while sum(window.shape[2] for window in windows) < total:
-            last = torch.cat(windows, dim=2)[:, :, -given.shape[2] :] if given is not None else None
-            noise = self._noise(batch_size if given is None else len(given), generator)
-            windows.append(self._denoise(noise, last, labels, num_inference_steps, generator, guidance_scale))
-        frames = torch.cat([window.to(windows[-1]) for window in windows], dim=2)[:, :, :total]
-        return VideoPipelineOutput(frames=_to_output(frames, output_type))
-
-    def _labels(self, class_labels: Tensor | list[int] | None) -> Tensor | None:
-        if class_labels is None:
-            return None
-        labels = torch.as_tensor(class_labels, device="cpu")
-        if self.model.config.num_classes is not None:
-            require_labels(labels, self.model.config.num_classes)
-        return labels.to(self._execution_device)
-
-    def _noise(self, batch: int, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
+        total = self._total_frames(num_frames, given is not None)
+        batch = batch_size if given is None else len(given)
+        labels = self._labels(class_labels, batch)
+        negative = None if negative_labels is None else self._labels(negative_labels, batch)
         shape = (batch, self.model.config.in_channels, self.model.predicted_frames, *self.model.frame_size)
-        return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=torch.float32)
+        # Finished windows leave the device, so that memory on it does not grow with the clip.
+        windows = [] if given is None else [given.cpu()]
+        recent, carry = given, LatentCarry()
+        while sum(window.shape[2] for window in windows) < total:
+            window, latest = self.sample_trajectory(
+                self._noise(shape, generator),
+                num_inference_steps,
+                labels,
+                recent,
+                carry=carry,
+                generator=generator,
+                guidance_scale=guidance_scale,
+                guidance_interval=guidance_interval,
+                negative_labels=negative,
+                max_batch_size=max_batch_size,
+                callback_on_step_end=callback_on_step_end,
+            )
+            windows.append(window.cpu())
+            if self.interrupt:
+                break
+            if recent is not None:
+                recent = torch.cat([recent, window], dim=2)[:, :, -recent.shape[2] :]
+            carry = latest if carry_latents else LatentCarry()
+        frames = torch.cat(windows, dim=2)[:, :, :total]
+        return VideoPipelineOutput(frames=_to_output(frames, output_type, self._execution_device))
 
-    def _denoise(
-        self,
-        sample: Tensor,
-        context: Tensor | None,
-        labels: Tensor | None,
-        num_inference_steps: int,
-        generator: Any,
-        guidance_scale: float,
-    ) -> Tensor:
-        """The last x0 of a trajectory from noise, in [-1, 1]."""
-        scale = self.scheduler.config.input_scale
-        inputs = {
-            "class_labels": labels,
-            "context": None if context is None else (context * scale).to(self.model.dtype),
-        }
-        self.scheduler.set_timesteps(num_inference_steps, device=sample.device)
-        # x_t and gamma stay in float32 between steps; the network casts what it is given.
-        levels = self.scheduler.gamma(self.scheduler.timesteps)
-        dtype = self.model.dtype
-        carry = LatentCarry()
-        step = None
-        for t, gamma in zip(self.progress_bar(self.scheduler.timesteps), levels, strict=True):
-            seen = self.scheduler.scale_model_input(sample, t).to(dtype)
-            output, carry = guided(self.model, {"sample": seen, "gamma": gamma, **inputs}, carry, guidance_scale)
-            step = self.scheduler.step(output, t, sample, generator=generator)
-            sample = step.prev_sample
-        assert step is not None
-        return step.pred_original_sample.float() / scale
+    def _total_frames(self, num_frames: int | None, with_context: bool) -> int:
+        config = self.model.config
+        total: int = config.num_frames if num_frames is None else num_frames
+        if not config.context_frames < total:
+            raise ValueError(f"num_frames={num_frames} leaves no frame to predict after the context")
+        if not with_context and total > config.num_frames:
+            raise ValueError(f"num_frames={num_frames}: a model without context frames cannot roll a clip out")
+        return total
 
     def prepare_context(self, context: Context | None) -> Tensor | None:
         """Any accepted form of context as a float tensor (B, C, c, H, W) in [-1, 1].
@@ -190,8 +180,8 @@ def _shape(context: Context) -> object:
     return tuple(context.shape) if isinstance(context, Tensor | np.ndarray) else type(context).__name__
 
 
-def _to_output(frames: Tensor, output_type: OutputType) -> Any:
+def _to_output(frames: Tensor, output_type: OutputType, device: torch.device) -> Any:
     if output_type == "pil":
-        return [[Image.fromarray(frame) for frame in clip] for clip in to_uint8(frames).cpu().numpy()]
-    unit = frames.float().add(1).div(2).clamp(0, 1)
-    return unit if output_type == "pt" else unit.movedim(1, -1).cpu().numpy()
+        return [[Image.fromarray(frame) for frame in clip] for clip in to_uint8(frames).numpy()]
+    unit = frames.add(1).div(2).clamp(0, 1)
+    return unit.to(device) if output_type == "pt" else unit.movedim(1, -1).numpy()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
@@ -26,7 +26,9 @@ from rinvid.prediction import (
     predict,
     unit_variance,
 )
+from rinvid.schedulers.interop import stock_config
 from rinvid.schedules import create_schedule, require_signal
+from rinvid.strict import StrictConfig
 from rinvid.values import require_finite, require_range
 
 VarianceType = Literal["fixed_large", "fixed_small"]
@@ -46,11 +48,44 @@ class GammaSchedulerOutput(BaseOutput):
     pred_original_sample: Tensor
 
 
-class _GammaScheduler(SchedulerMixin, ConfigMixin):
+class _GammaScheduler(StrictConfig, SchedulerMixin, ConfigMixin):
     """What the samplers share: the time grid, gamma, and the reading of a network's output."""
 
     order = 1
     init_noise_sigma = 1.0
+    _config_shown: tuple[Any, Any] = (None, None)
+
+    @property
+    def config(self) -> FrozenDict:
+        """The arguments, and what a stock scheduler needs to take this one's place by ``from_config``.
+
+        Only the arguments are saved.
+        """
+        own = self._internal_dict
+        if not hasattr(self, "_stock_config"):  # still in the constructor
+            return own
+        if self._config_shown[0] is not own:
+            # Arguments that are marked as defaults would not be handed on.
+            arguments = {key: value for key, value in own.items() if key != "_use_default_values"}
+            arguments["_class_name"] = type(self).__name__
+            self._config_shown = own, FrozenDict({**arguments, **self._stock_config})
+        return self._config_shown[1]
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Arguments from a saved configuration, or from that of any scheduler that was made from a gamma scheduler's.
+
+        Raises:
+            ValueError: The configuration has a key of no scheduler, or is that of a scheduler with other noise levels.
+        """
+        known = cls._get_init_keys(cls)
+        if "trained_betas" in config_dict:
+            if "schedule" not in config_dict:
+                raise ValueError(f"{cls.__name__} needs a noise schedule, which this configuration does not name")
+            foreign = config_dict.keys() - known
+        else:
+            foreign = set().union(*(cls._get_init_keys(kind) for kind in _GammaScheduler.__subclasses__())) - known
+        return super().extract_init_dict({k: v for k, v in config_dict.items() if k not in foreign}, **kwargs)
 
     def _setup(self) -> None:
         check_prediction_type(self.config.prediction_type)
@@ -62,7 +97,8 @@ class _GammaScheduler(SchedulerMixin, ConfigMixin):
         self._schedule = create_schedule(spec if isinstance(spec, str) else dict(spec))
         self.num_inference_steps: int | None = None
         self.timesteps = torch.empty(0)
-        require_signal(self._schedule, self.config.prediction_type)
+        require_signal(self._schedule, self._internal_dict["prediction_type"])
+        self._stock_config = stock_config(self._schedule, self._internal_dict["input_scale"])
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Lay out ``num_inference_steps`` >= 1 times, from 1 downwards."""
