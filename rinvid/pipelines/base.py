@@ -153,7 +153,8 @@ class RINPipeline(StrictConfig, DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **options: Any) -> None:
         """As diffusers saves pipelines, with a model card; parts of plugins are noted with where they come from."""
-        self.register_to_config(_plugins=foreign_parts(self.model, self.scheduler))
+        if parts := foreign_parts(self.model, self.scheduler):
+            self.register_to_config(_plugins=parts)
         super().save_pretrained(save_directory, *args, **options)
         write_card(save_directory, self)
 

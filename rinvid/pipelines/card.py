@@ -9,8 +9,6 @@ from typing import Any
 
 from rinvid.data.home import whole_file
 
-_TASKS = {"RINVideoPipeline": "image-to-video", "RINImagePipeline": "unconditional-image-generation"}
-
 
 def write_card(folder: str | os.PathLike[str], pipeline: Any, facts: Mapping[str, Any] | None = None) -> None:
     """Write README.md into a saved pipeline's folder.
@@ -26,7 +24,6 @@ def write_card(folder: str | os.PathLike[str], pipeline: Any, facts: Mapping[str
     lines = [
         "---",
         "library_name: diffusers",
-        f"pipeline_tag: {_TASKS.get(name, 'other')}",
         "tags: [rinvid, recurrent-interface-network]",
         "---",
         "",
