@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import trange
 
-from rinvid.conditioning import LatentCarry, guided
 from rinvid.data.clips import to_uint8
 from rinvid.data.home import whole_file
 from rinvid.models.rin import RINModel
+from rinvid.pipelines.image import RINImagePipeline
 from rinvid.report import versions, write_text
 from rinvid.schedulers.gamma import GammaDDIMScheduler
 from rinvid.schedules import create_schedule
@@ -73,17 +73,12 @@ def train(images: Tensor, steps: int) -> RINModel:
     return model.eval()
 
 
-@torch.no_grad()
 def sample(model: RINModel, count: int, steps: int = 50) -> Tensor:
     """``count`` pictures by DDIM, (count, 3, 16, 16) in [-1, 1]."""
-    scheduler = GammaDDIMScheduler(prediction_type="sample")
-    scheduler.set_timesteps(steps)
-    x, carry = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(3)), LatentCarry()
-    for t in scheduler.timesteps:
-        output, carry = guided(model, {"sample": x, "gamma": scheduler.gamma(t)}, carry)
-        step = scheduler.step(output, t, x)
-        x = step.prev_sample
-    return step.pred_original_sample
+    pipeline = RINImagePipeline(model, GammaDDIMScheduler(prediction_type="sample"))
+    generator = torch.Generator().manual_seed(3)
+    images = pipeline(batch_size=count, num_inference_steps=steps, generator=generator, output_type="pt").images
+    return images * 2 - 1
 
 
 def run(steps: int = 1500, samples: int = 64) -> tuple[dict[str, Any], Tensor, Tensor]:

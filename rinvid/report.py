@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rinvid.data.home import whole_file, whole_folder
 from rinvid.evaluation import predict_clips, score_clips
+from rinvid.pipelines.card import write_card
 from rinvid.pipelines.video import RINVideoPipeline
 from rinvid.schedules import create_schedule
 from rinvid.training.config import RunConfig
@@ -58,9 +59,26 @@ def finish(
         "versions": versions(),
     }
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_card(folder / "pipeline", pipeline, _card_facts(config, metrics))
     save_comparison(truth, predicted, given, config.evaluation.num_examples, folder)
     plot_training(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
     print_scores(metrics, len(truth))
+
+
+def _card_facts(config: RunConfig, metrics: Mapping[str, Any]) -> dict[str, str]:
+    """What the model card says of training and results."""
+    data, protocol = metrics["data"], metrics["protocol"]
+    source = Path(config.data.root).name if config.data.root else dict(config.data.source)["type"]
+    return {
+        "trained on": f"{source}: {data['videos']['train']} videos, fingerprint {data['fingerprint'][:12]}",
+        "training": f"preset {config.preset}, {config.max_steps} steps of {config.batch_size} clips, seed {config.seed}",
+        "noise schedule of training": f"`{create_schedule(config.diffusion.schedule).config}`",
+        "noise schedule of sampling": f"`{protocol['noise_schedule']}`, {protocol['num_inference_steps']} steps",
+        "weights": protocol["weights"],
+        f"predicted frames of {protocol['clips']} val clips": (
+            f"PSNR {metrics['prediction']['psnr']:.2f} dB, SSIM {metrics['prediction']['ssim']:.3f}"
+        ),
+    }
 
 
 def save_comparison(
