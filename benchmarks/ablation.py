@@ -41,6 +41,9 @@ NETWORK: dict[str, list[str]] = {
     "no token mixer": ["--model.mixer_kernel", "0"],
     "no temporal code": ["--model.temporal_position", "false"],
     "learned positions": ["--model.interface_position", "learned", "--model.temporal_position", "false"],
+    "nothing but concat": [
+        *("--model.interface_position", "learned", "--model.temporal_position", "false", "--model.mixer_kernel", "0")
+    ],
     "noise level per token": ["--model.token_noise_level", "true"],
     "attention drawn as matrices": [FLAT_FANS],
 }
