@@ -113,6 +113,8 @@ def _convert(options: argparse.Namespace) -> None:
     else:
         weights, meta = read_arrays(options.source)
         meta = read_meta(options.meta) if options.meta else meta
+        if not (weights and meta):
+            raise ValueError(f"{options.source}: no arrays weights/NAME, or neither meta in it nor --meta FILE")
     model = from_reference(weights, meta)
     with whole_folder(options.out, replace=options.overwrite) as temporary:
         model.save_pretrained(temporary)

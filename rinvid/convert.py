@@ -82,7 +82,6 @@ def from_reference(weights: Mapping[str, Any], meta: Mapping[str, Any]) -> RINMo
     for name, array in weights.items():
         # (A copy: arrays may be read-only.)
         tensor = array.detach() if isinstance(array, Tensor) else torch.from_numpy(np.array(array))
-        _check_heads(model, name, tensor)
         ours, tensor = rename(name, tensor)
         if ours in state:
             raise ValueError(f"arrays {owners[ours]!r} and {name!r} of the reference are both {ours!r} here")
@@ -93,6 +92,7 @@ def from_reference(weights: Mapping[str, Any], meta: Mapping[str, Any]) -> RINMo
     if missing := wanted.keys() - state.keys():
         raise ValueError(f"the reference has no array for {len(missing)} parameters: {_some(missing)}")
     for name, tensor in state.items():
+        _check_layout(model, owners[name], weights[owners[name]])
         if tensor.shape != wanted[name].shape:
             raise ValueError(
                 f"array {owners[name]!r} has shape {tuple(weights[owners[name]].shape)}, as {name!r} "
@@ -102,15 +102,24 @@ def from_reference(weights: Mapping[str, Any], meta: Mapping[str, Any]) -> RINMo
     return model.eval()
 
 
-def _check_heads(model: RINModel, name: str, array: Tensor) -> None:
-    """Heads share an axis with their width here, so that a wrong number of them would go unnoticed."""
+def _check_layout(model: RINModel, name: str, array: Tensor) -> None:
+    """Refuse a wrong number of heads or a wrong patch, whose numbers would fit all the same once axes are joined."""
     *_, owner, leaf = ("", *name.split("/"))
-    parts = {"query": 1, "key": 1, "value": 1, "attention_output": 0}
-    if leaf != "kernel" or owner not in parts:
-        return
     heads = model.config["latent_num_heads" if name.startswith("latent_processing") else "rw_num_heads"]
-    if array.ndim != 3 or array.shape[parts[owner]] != heads:
-        raise ValueError(f"array {name!r} has shape {tuple(array.shape)}; axis {parts[owner]} must hold {heads} heads")
+    patch = model.config.tokenizer["patch_size"]
+    layouts: dict[tuple[str, str], tuple[int | None, ...]] = {
+        ("stem", "kernel"): (*(patch if isinstance(patch, list) else (patch, patch)), None, None),
+        ("attention_output", "kernel"): (heads, None, None),
+        **{(part, "kernel"): (None, heads, None) for part in ("query", "key", "value")},
+        **{(part, "bias"): (heads, None) for part in ("query", "key", "value")},
+    }
+    wanted = layouts.get((owner, leaf))
+    if wanted is None:
+        return
+    fits = array.ndim == len(wanted) and all(w in (None, n) for w, n in zip(wanted, array.shape, strict=True))
+    if not fits:
+        axes = ", ".join("any" if w is None else str(w) for w in wanted)
+        raise ValueError(f"array {name!r} has shape {tuple(array.shape)}; this network needs ({axes})")
 
 
 def rename(name: str, array: Tensor) -> tuple[str, Tensor]:
@@ -130,6 +139,8 @@ def reference_config(meta: Mapping[str, Any]) -> dict[str, Any]:
     options = meta.get("config", meta.get("model")) if isinstance(meta, Mapping) else None
     if not isinstance(options, Mapping) or meta.get("kind") not in ("image", "video"):
         raise ValueError("meta needs 'kind' (image or video) and the network's options under 'config' or 'model'")
+    if options.get("arch_name", "tape") != "tape":
+        raise ValueError(f"the reference's arch_name {options['arch_name']!r} is another network; it must be 'tape'")
     for name, value in _UNSUPPORTED.items():
         if options.get(name, value) != value:
             raise ValueError(f"the reference's option {name}={options[name]!r} has no counterpart; it must be {value}")
@@ -137,8 +148,8 @@ def reference_config(meta: Mapping[str, Any]) -> dict[str, Any]:
         return _image_or_video(meta, options) | _network(options)
     except KeyError as error:
         raise ValueError(f"meta lacks the reference's option {error}") from error
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"meta holds an option of the wrong type: {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"meta holds an option that cannot be read: {error}") from error
 
 
 def _network(c: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,16 +179,18 @@ def _network(c: Mapping[str, Any]) -> dict[str, Any]:
 def _image_or_video(meta: Mapping[str, Any], c: Mapping[str, Any]) -> dict[str, Any]:
     size = [c[side] if side in c else meta["image_size"] for side in ("image_height", "image_width")]
     patch = c["patch_size"]
-    # Either "class" or, for c given frames, "seq@c"; files of a network alone do not have it.
+    # Either "class" or, for c given frames, "seq@c"; options of a network alone have seq_cond instead.
     condition = c.get("conditional", "class")
+    if "seq_cond" not in c and meta["kind"] == "video" and not condition.startswith("seq@"):
+        raise KeyError("seq_cond")
     shape: dict[str, Any] = {"sample_size": size[0] if size[0] == size[1] else size}
     if meta["kind"] == "image":
         classes = meta["num_classes"] if condition == "class" else 0
         return shape | {"num_classes": classes or None, "tokenizer": {"type": "patch2d", "patch_size": patch}}
     frames = c["seq_len"] if "seq_len" in c else meta["seq_len"]
-    given = c.get("seq_cond", condition.partition("@")[2])
+    given = c["seq_cond"] if "seq_cond" in c else condition.removeprefix("seq@")
     tokenizer = {"type": "patch3d", "patch_size": [c["seq_stride"], patch, patch]}
-    return shape | {"num_frames": frames, "context_frames": int(given or 0), "tokenizer": tokenizer}
+    return shape | {"num_frames": frames, "context_frames": int(given), "tokenizer": tokenizer}
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -71,7 +71,8 @@ def _card_facts(config: RunConfig, metrics: Mapping[str, Any]) -> dict[str, str]
     source = Path(config.data.root).name if config.data.root else dict(config.data.source)["type"]
     return {
         "trained on": f"{source}: {data['videos']['train']} videos, fingerprint {data['fingerprint'][:12]}",
-        "trained for": f"{config.max_steps} steps of {config.batch_size} clips, preset {config.preset}, seed {config.seed}",
+        "preset": f"{config.preset}, seed {config.seed}",
+        "trained for": f"{config.max_steps} steps of {config.batch_size} clips",
         "noise schedule of training": f"`{create_schedule(config.diffusion.schedule).config}`",
         "noise schedule of sampling": f"`{protocol['noise_schedule']}`, {protocol['num_inference_steps']} steps",
         "weights": protocol["weights"],

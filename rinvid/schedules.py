@@ -79,7 +79,7 @@ def require_signal(schedule: Schedule, prediction_type: str) -> None:
 
 def _normalised(v: Callable[[Tensor], Tensor], t: Tensor, start: float, end: float) -> Tensor:
     """``v`` on [start, end], shifted and scaled to fall from 1 at t = 0 to 0 at t = 1."""
-    v_start, v_end = v(t.new_tensor(start)), v(t.new_tensor(end))
+    v_start, v_end = v(t.new_full((), start)), v(t.new_full((), end))
     return (v(t * (end - start) + start) - v_end) / (v_start - v_end)
 
 

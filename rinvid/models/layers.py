@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rinvid.models.positions import sinusoid
+from rinvid.models.positions import frequencies, waves
 
 
 class Linear(nn.Linear):
@@ -159,15 +159,18 @@ class TokenMixer(nn.Module):
 class NoiseLevelEmbedding(nn.Module):
     """gamma in [0, 1] -> one token: standardised sine-cosine code of dim / 4, then two dense layers."""
 
+    frequency_bits: Tensor
+
     def __init__(self, dim: int, scale: float) -> None:
         super().__init__()
         self.scale = scale
-        self.code_dim = dim // 4
-        self.expand = Linear(self.code_dim, dim)
+        self.expand = Linear(dim // 4, dim)
         self.mix = Linear(dim, dim)
+        # As whole numbers, so that the network's change to half precision leaves the frequencies as they are.
+        self.register_buffer("frequency_bits", frequencies(dim // 4).float().view(torch.int32), persistent=False)
 
     def forward(self, gamma: Tensor) -> Tensor:
-        code = sinusoid(gamma.float() * self.scale, self.code_dim)  # (B, dim / 4)
+        code = waves(gamma.float() * self.scale, self.frequency_bits.view(torch.float32))  # (B, dim / 4)
         code = F.layer_norm(code, code.shape[-1:], eps=0.0)
         return self.mix(F.silu(self.expand(code.to(self.mix.weight.dtype)))).unsqueeze(1)  # (B, 1, dim)
 

@@ -11,6 +11,20 @@ from torch import Tensor
 COORDINATE_SCALE = 1000.0
 
 
+def frequencies(dim: int) -> Tensor:
+    """The dim / 2 frequencies of a code of ``dim`` numbers, from 1 down to almost 1 / 10000, float64 on the CPU."""
+    if dim % 2:
+        raise ValueError(f"a sine-cosine code needs an even length, got {dim}")
+    # On the CPU, because not every device has float64.
+    return 10000.0 ** (-2 * torch.arange(dim // 2, dtype=torch.float64, device="cpu") / dim)
+
+
+def waves(values: Tensor, frequency: Tensor) -> Tensor:
+    """Sines, then cosines, of each value times each frequency: (*values.shape, 2 len(frequency))."""
+    angle = values.unsqueeze(-1) * frequency
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
 def sinusoid(values: Tensor, dim: int) -> Tensor:
     """Code each value in ``dim`` numbers: all sines first, then all cosines.
 
@@ -21,12 +35,7 @@ def sinusoid(values: Tensor, dim: int) -> Tensor:
     Returns:
         Shape (\\*values.shape, dim), in [-1, 1].
     """
-    if dim % 2:
-        raise ValueError(f"a sine-cosine code needs an even length, got {dim}")
-    # On the CPU, because not every device has float64.
-    frequency = 10000.0 ** (-2 * torch.arange(dim // 2, dtype=torch.float64, device="cpu") / dim)
-    angle = values.unsqueeze(-1) * frequency.to(values)
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+    return waves(values, frequencies(dim).to(values))
 
 
 def coordinates(length: int) -> Tensor:

@@ -232,12 +232,19 @@ class RINModel(StrictConfig, ModelMixin, ConfigMixin):
         ):
             if c[name] not in get_args(choices):
                 raise ValueError(f"{name} {c[name]!r}; known: {', '.join(get_args(choices))}")
-        sizes = ("in_channels", "latent_dim", "interface_dim", "latent_num_heads", "rw_num_heads")
-        for name in (*sizes, "latent_mlp_ratio", "interface_mlp_ratio"):
-            if c[name] < 1:
-                raise ValueError(f"{name} must be at least 1, got {c[name]}")
-        if any(depth < 0 for depth in c.num_layers) or not c.num_layers:
-            raise ValueError(f"num_layers needs a number of layers >= 0 for each block, got {c.num_layers}")
+        sizes = ("in_channels", "latent_dim", "interface_dim", "latent_num_heads", "rw_num_heads", "num_latents")
+        for name in (*sizes, "latent_mlp_ratio", "interface_mlp_ratio", "num_frames", "num_classes"):
+            optional = name in ("num_frames", "num_classes") and c[name] is None
+            if not optional and not (isinstance(c[name], int) and c[name] >= 1):
+                raise ValueError(f"{name} must be a whole number of at least 1, got {c[name]!r}")
+        sides = [c.sample_size] * 2 if isinstance(c.sample_size, int) else c.sample_size
+        if not isinstance(sides, Sequence) or len(sides) != 2 or any(not isinstance(s, int) or s < 1 for s in sides):
+            raise ValueError(f"sample_size must be one or two whole numbers of at least 1, got {c.sample_size!r}")
+        depths = c.num_layers
+        if isinstance(depths, str | int) or not depths or any(not isinstance(d, int) or d < 0 for d in depths):
+            raise ValueError(f"num_layers needs a number of layers >= 0 for each block, got {depths!r}")
+        if not 0 < c.time_scaling < float("inf"):
+            raise ValueError(f"time_scaling must be above 0, got {c.time_scaling}")
         if not (0 <= c.dropout < 1 and 0 <= c.drop_path < 1):
             raise ValueError(f"dropout and drop_path must be in [0, 1), got {c.dropout}, {c.drop_path}")
         for name, width in (
@@ -335,7 +342,7 @@ class RINModel(StrictConfig, ModelMixin, ConfigMixin):
         if self.context_vector is not None:
             x = x + self.context_share * self.context_vector()
         if self.token_level is not None:
-            noisy, clean = self.token_level(gamma), self.token_level(torch.ones_like(gamma))
+            noisy, clean = self.token_level(gamma), self.token_level(torch.ones_like(gamma[:1]))
             x = x + noisy + self.context_share * (clean - noisy)
         if self.interface_recall is not None:
             x = x + self.interface_recall(torch.zeros_like(x) if previous is None else previous)
@@ -381,10 +388,8 @@ class RINModel(StrictConfig, ModelMixin, ConfigMixin):
         _check("class_labels", labels, None if c.num_classes is None else (batch,), required=True)
         if labels is not None:
             require_labels(labels, c.num_classes)
-        if c.self_cond != "none":
-            _check("latents", latents, (batch, c.num_latents, c.latent_dim))
-        if c.self_cond == "latent+interface":
-            _check("interface", interface, (batch, tokens, c.interface_dim))
+        _check("latents", latents, (batch, c.num_latents, c.latent_dim))
+        _check("interface", interface, (batch, tokens, c.interface_dim))
 
 
 def _position_table(code: Tensor, kind: PositionCode) -> Table:

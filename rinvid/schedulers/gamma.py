@@ -91,7 +91,7 @@ class _GammaScheduler(StrictConfig, SchedulerMixin, ConfigMixin):
         check_prediction_type(self.config.prediction_type)
         if not 0 < self.config.input_scale <= 1:
             raise ValueError(f"input_scale must be in (0, 1], got {self.config.input_scale}")
-        if self.config.time_difference < 0:
+        if not self.config.time_difference >= 0:
             raise ValueError(f"time_difference must be >= 0, got {self.config.time_difference}")
         spec = self.config.schedule
         self._schedule = create_schedule(spec if isinstance(spec, str) else dict(spec))
@@ -102,8 +102,8 @@ class _GammaScheduler(StrictConfig, SchedulerMixin, ConfigMixin):
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Lay out ``num_inference_steps`` >= 1 times, from 1 downwards."""
-        if num_inference_steps < 1:
-            raise ValueError(f"num_inference_steps must be at least 1, got {num_inference_steps}")
+        if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+            raise ValueError(f"num_inference_steps must be a whole number of at least 1, got {num_inference_steps}")
         self.num_inference_steps = num_inference_steps
         steps = torch.arange(num_inference_steps, dtype=torch.float64)
         self.timesteps = (1 - steps / num_inference_steps).float().to(device)
@@ -116,10 +116,13 @@ class _GammaScheduler(StrictConfig, SchedulerMixin, ConfigMixin):
 
     def scale_model_input(self, sample: Tensor, timestep: Tensor | float | None = None) -> Tensor:
         """What the network is to see of x_t."""
+        require_finite("sample", sample)
         return unit_variance(sample) if self.config.normalize_input else sample
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor | float) -> Tensor:
         """x_t of clean samples in [-1, 1], which are multiplied by the input scale; t is a scalar or (B,)."""
+        if noise.shape != original_samples.shape:
+            raise ValueError(f"noise must have the samples' shape, {tuple(original_samples.shape)}")
         gamma = self.gamma(timesteps).to(original_samples.device)
         noisy = add_noise(original_samples.float() * self.config.input_scale, noise.float(), gamma)
         return noisy.to(original_samples.dtype)
@@ -178,11 +181,12 @@ class GammaDDIMScheduler(_GammaScheduler):
         timestep: Tensor | float,
         sample: Tensor,
         generator: Generator = None,
+        variance_noise: Tensor | None = None,
         return_dict: bool = True,
     ) -> GammaSchedulerOutput | tuple[Tensor, Tensor]:
         """From x_t at ``timestep`` to the next time; computed in float32, returned in the sample's type.
 
-        ``generator`` is taken so that samplers can take each other's place; this one draws nothing.
+        ``generator`` and ``variance_noise`` are there so that samplers can take each other's place; this one uses none.
         """
         gamma, gamma_next = self._levels(timestep, sample.device)
         x0, epsilon = self._predict(model_output, sample, gamma)
@@ -243,6 +247,7 @@ class GammaDDPMScheduler(_GammaScheduler):
             )
         elif variance_noise.shape != sample.shape:
             raise ValueError(f"variance_noise must have the sample's shape, {tuple(sample.shape)}")
+        require_finite("variance_noise", variance_noise)
         gamma, gamma_next = expand(gamma, sample), expand(gamma_next, sample)
         ratio = (gamma / gamma_next).clamp(0, 1)
         variance = 1 - ratio

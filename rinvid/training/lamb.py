@@ -73,11 +73,13 @@ class Lamb(torch.optim.Optimizer):
         torch._foreach_lerp_(m, gradients, 1 - beta1)
         torch._foreach_mul_(v, beta2)
         torch._foreach_addcmul_(v, gradients, gradients, 1 - beta2)
-        scale = torch._foreach_div(v, [1 - beta2**step for step in steps])
-        torch._foreach_sqrt_(scale)
-        torch._foreach_add_(scale, group["eps"])
-        update = torch._foreach_div(m, [1 - beta1**step for step in steps])
-        torch._foreach_div_(update, scale)
+        # In place from here on, so that a step needs room for the parameters once more and not twice.
+        update = torch._foreach_div(v, [1 - beta2**step for step in steps])
+        torch._foreach_sqrt_(update)
+        torch._foreach_add_(update, group["eps"])
+        torch._foreach_mul_(update, [1 - beta1**step for step in steps])
+        torch._foreach_reciprocal_(update)
+        torch._foreach_mul_(update, m)
         torch._foreach_add_(update, parameters, alpha=group["weight_decay"])
 
         scaled = group["weight_decay"] > 0 if group["trust_ratio"] is None else group["trust_ratio"]

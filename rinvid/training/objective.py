@@ -41,7 +41,7 @@ def diffusion_losses(
     self_cond_rate: float = 0.9,
     class_labels: Tensor | None = None,
     context: Tensor | None = None,
-    t: Tensor | None = None,
+    t: Tensor | float | None = None,
     noise: Tensor | None = None,
     self_cond_mask: Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -50,7 +50,9 @@ def diffusion_losses(
 ) -> Losses:
     """As :func:`diffusion_loss`, for each sample of the batch."""
     schedule = create_schedule(schedule)
-    _validate(schedule, prediction_type, loss_type, input_scale, self_cond_rate, label_dropout, min_snr, t)
+    _validate(schedule, prediction_type, loss_type, input_scale, self_cond_rate, label_dropout, min_snr)
+    if not x0.is_floating_point():
+        raise ValueError(f"x0 must be floating-point numbers in [-1, 1], got {x0.dtype}")
     batch, device = x0.shape[0], x0.device
     if t is None:
         t = torch.rand(batch, generator=generator, device=device)
@@ -58,10 +60,13 @@ def diffusion_losses(
         noise = torch.randn(x0.shape, generator=generator, device=device)
     if self_cond_mask is None:
         self_cond_mask = self_conditioning_mask(batch, self_cond_rate, device, generator)
-    t = t.expand(batch)
-    for name, value, shape in (("noise", noise, x0.shape), ("self_cond_mask", self_cond_mask, t.shape)):
+    t = torch.as_tensor(t, dtype=torch.float32, device=device)
+    t = t.expand(batch) if t.ndim == 0 else t
+    shapes = {"noise": (noise, x0.shape), "self_cond_mask": (self_cond_mask, (batch,)), "t": (t, (batch,))}
+    for name, (value, shape) in shapes.items():
         if value.shape != shape:
             raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be {tuple(shape)}")
+    require_range("t", t)
     if class_labels is not None and label_dropout > 0:
         class_labels = drop_labels(class_labels, label_dropout, generator)
     gamma = schedule(t)
@@ -93,7 +98,6 @@ def _validate(
     self_cond_rate: float,
     label_dropout: float,
     min_snr: float | None,
-    t: Tensor | None,
 ) -> None:
     check_prediction_type(prediction_type)
     check_loss_type(loss_type)
@@ -105,8 +109,6 @@ def _validate(
             raise ValueError(f"{name} must be in [0, 1], got {rate}")
     if min_snr is not None and not min_snr > 0:
         raise ValueError(f"min_snr must be above 0, got {min_snr}")
-    if t is not None:
-        require_range("t", t)
 
 
 def diffusion_loss(model: Any, x0: Tensor, schedule: Spec | Schedule, **options: Any) -> Tensor:

@@ -66,10 +66,12 @@ def parameter_groups(model: nn.Module, weight_decay: float = 0.01) -> list[dict[
     """
     decay: list[nn.Parameter] = []
     keep: list[nn.Parameter] = []
+    seen: set[nn.Parameter] = set()
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or parameter in seen:
                 continue
+            seen.add(parameter)
             tags = getattr(module, "no_decay", None)
             (keep if (parameter.ndim <= 1 if tags is None else name in tags) else decay).append(parameter)
     groups: list[dict[str, Any]] = [

@@ -128,9 +128,9 @@ def test_reference_outputs(name: str, warm: bool) -> None:
     with torch.no_grad():
         output = reference_model(name)(**inputs)
     kind = "warm" if warm else "cold"
-    assert_close(output.sample, channels_first(arrays[f"{kind}_out"]), 3e-5)
-    assert_close(output.latents, arrays[f"{kind}_latent"], 3e-5)
-    assert_close(output.interface, arrays[f"{kind}_tape"], 3e-5)
+    assert_close(output.sample, channels_first(arrays[f"{kind}_out"]), 1e-4)
+    assert_close(output.latents, arrays[f"{kind}_latent"], 1e-4)
+    assert_close(output.interface, arrays[f"{kind}_tape"], 1e-4)
 
 
 def test_the_kinetics_model_has_the_published_size() -> None:

@@ -21,7 +21,8 @@ from tests.helpers import Oracle, assert_close, randomised, small_model
 SIDE, CLASSES, STEPS = 8, 4, 4
 LABELS = [1, 3, 0]
 DDIM = GammaDDIMScheduler(prediction_type="v_prediction")
-DDPM = GammaDDPMScheduler(prediction_type="v_prediction")
+# Other schedules begin with a trace of signal, out of which a few ancestral steps magnify rounding.
+DDPM = GammaDDPMScheduler({"type": "log"}, "v_prediction")
 SAMPLERS = pytest.mark.parametrize("scheduler", [DDIM, DDPM], ids=["ddim", "ddpm"])
 
 
@@ -51,8 +52,8 @@ def unconditional() -> RINImagePipeline:
 
 def sample(pipe: RINImagePipeline, labels: Any = LABELS, seed: int = 0, **options: Any) -> Any:
     """Images, as tensors (B, C, H, W) in [0, 1] unless asked for otherwise."""
-    options = {"num_inference_steps": STEPS, "generator": generator(seed), "output_type": "pt"} | options
-    return pipe(labels, **options).images
+    defaults: dict[str, Any] = {"num_inference_steps": STEPS, "generator": generator(seed), "output_type": "pt"}
+    return pipe(labels, **defaults | options).images
 
 
 def noise(batch: int, seed: int = 0) -> Tensor:
@@ -151,9 +152,10 @@ class Knowing(RINModel):
 
     oracle: Callable[[Tensor, Tensor], Tensor]
 
-    def forward(self, sample: Tensor, gamma: Tensor, *arguments: Any, **inputs: Any) -> RINOutput:
-        carried = super().forward(sample, gamma, *arguments, **inputs)
-        return RINOutput(self.oracle(sample, gamma), carried.latents, carried.interface)
+    def forward(self, sample: Tensor, gamma: Any, *inputs: Any, **carried: Any) -> RINOutput:
+        output = super().forward(sample, gamma, *inputs, **carried)
+        assert isinstance(output, RINOutput)
+        return RINOutput(self.oracle(sample, gamma), output.latents, output.interface)
 
 
 def knowing(pipe_options: dict[str, Any], kind: Any = GammaDDIMScheduler) -> tuple[RINImagePipeline, Tensor]:
@@ -180,8 +182,8 @@ def test_the_network_sees_unit_variance_if_it_was_trained_so(normalize: bool) ->
     passes = watched(pipe)
     assert_close(sample(pipe, None, batch_size=2), image, 1e-4)
     assert torch.equal(passes[0]["sample"], noise(2)) is not normalize
-    spread = torch.stack([inputs["sample"].flatten(1).std(1) for inputs in passes])  # (steps, images)
-    assert bool((spread - 1).abs().max() < 1e-3) is normalize
+    spread = torch.stack([inputs["sample"].flatten(1).std(1, correction=0) for inputs in passes])  # (steps, images)
+    assert bool((spread - 1).abs().max() < 1e-4) is normalize
 
 
 def test_the_generator_decides_all_randomness() -> None:
@@ -308,8 +310,8 @@ def test_an_image_does_not_depend_on_its_batch(scheduler: Any, scale: float) -> 
     negative = [2, 0, 3]
     together = sample(pipe, generator=each(3), guidance_scale=scale, negative_labels=negative)
     for image, label in enumerate(LABELS):
-        options = {"guidance_scale": scale, "negative_labels": negative[image]}
-        alone = sample(pipe, label, generator=[each(3)[image]], **options)
+        own: dict[str, Any] = {"generator": [each(3)[image]], "negative_labels": negative[image]}
+        alone = sample(pipe, label, guidance_scale=scale, **own)
         assert_close(alone[0], together[image], 1e-5)
     assert all(differ(together, together.roll(1, 0)))
 
@@ -348,7 +350,7 @@ def test_a_callback_is_called_after_each_step(pipe: RINImagePipeline) -> None:
     assert all(pipeline is pipe for pipeline, *_ in seen)
     assert [(step, time) for _, step, time, _ in seen] == [(0, 1.0), (1, 0.75), (2, 0.5), (3, 0.25)]
     assert all(x.shape == (3, 3, SIDE, SIDE) and x.dtype == torch.float32 for *_, x in seen)
-    assert_close(seen[-1][3] / 2 + 0.5, images, 1e-1)  # by then hardly any noise is left
+    assert_close(seen[-1][3] / 2 + 0.5, images, 1e-2)  # by then hardly any noise is left
 
 
 def test_a_callback_may_replace_the_sample() -> None:
@@ -391,12 +393,17 @@ def test_the_progress_bar_counts_steps() -> None:
 
 
 def test_a_compiled_model_gives_the_same_images() -> None:
-    pipe = pipeline()
-    options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 1.0}
-    images = sample(pipe, **options)
+    pipe, compiled = pipeline(model(num_layers=[1])), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        compiled.append(graph)
+        return graph.forward
+
+    images = sample(pipe, num_inference_steps=2, guidance_scale=1.0)
     torch.compiler.reset()
-    pipe.model = torch.compile(pipe.model, backend="eager")
-    assert_close(sample(pipe, **options), images, 1e-5)
+    pipe.model = torch.compile(pipe.model, backend=backend)
+    assert_close(sample(pipe, num_inference_steps=2, guidance_scale=1.0), images, 1e-5)
+    assert compiled
 
 
 def test_gradient_checkpointing_does_not_disturb_sampling() -> None:
@@ -479,7 +486,7 @@ def test_a_model_of_videos() -> None:
 def test_weights_that_are_not_numbers_stop_at_the_first_step(scheduler: Any) -> None:
     network = model()
     with torch.no_grad():
-        next(network.blocks.parameters()).view(-1)[0] = torch.nan
+        network.output_norm.weight[0] = torch.nan
     pipe = pipeline(network, scheduler)
     passes = watched(pipe)
     with pytest.raises(ValueError, match="output is not finite at the first step"):

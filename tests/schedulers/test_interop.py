@@ -8,6 +8,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +191,11 @@ def trajectory(
     return sample if predicted is None else predicted, shown
 
 
-@pytest.mark.parametrize(("batch", "input_scale"), [(1, 1.0), (2, 0.5)])
-@pytest.mark.parametrize("spec", SCHEDULES, ids=name_of)
+@pytest.mark.parametrize(
+    ("spec", "batch", "input_scale"),
+    [(SCHEDULES[0], 1, 1.0), (SCHEDULES[1], 2, 1.0), (SCHEDULES[2], 2, 0.5), (SCHEDULES[3], 1, 0.5)],
+    ids=name_of,
+)
 @pytest.mark.parametrize(("kind", "prediction"), PAIRS)
 def test_each_recovers_what_the_denoiser_knows(
     kind: str, prediction: str, spec: dict[str, Any], batch: int, input_scale: float
@@ -207,25 +211,61 @@ def test_each_recovers_what_the_denoiser_knows(
     assert_close(result, expected, tolerance)
 
 
-@pytest.mark.xfail(strict=True, reason="DEIS ends at the level of t = 1 / 1000, and its last x_t is taken as clean")
-def test_no_noise_is_left_by_deis() -> None:
-    scheduler, x0 = stock("DEISMultistep", ours(schedule={"type": "linear"})), draw(2, 3, 8, 8).clamp(-1, 1)
-    result = pipeline(scheduler, network(sample_size=8)).scheduler  # the same object: no copy is made
-    assert result is scheduler
-    end, _ = trajectory(scheduler, Oracle(x0, "v_prediction"), draw(2, 3, 8, 8, seed=6), STEPS)
-    assert_close(end, x0, 1e-2)
+@dataclass(frozen=True)
+class Gaussian:
+    """The true answer for data that is normal noise of one deviation, as v; ``std`` times the start comes of it."""
+
+    std: float
+
+    def __call__(self, x_t: Tensor, gamma: Tensor) -> Tensor:
+        x_t, gamma = x_t.double(), gamma.double()
+        x0 = self.std**2 * gamma.sqrt() * x_t / (gamma * self.std**2 + 1 - gamma)
+        epsilon = (x_t - gamma.sqrt() * x0) / (1 - gamma).sqrt()
+        return (gamma.sqrt() * epsilon - (1 - gamma).sqrt() * x0).float()
+
+
+def gaussian_error(scheduler: Any, steps: int) -> float:
+    """How far normal data comes out from where the exact solution takes it, relative."""
+    noise = draw(2, 3, 2, 8, 8, seed=6)
+    return relative_error(trajectory(scheduler, Gaussian(0.5), noise, steps)[0], 0.5 * noise)
 
 
 @pytest.mark.parametrize("spec", SCHEDULES, ids=name_of)
-@pytest.mark.parametrize("kind", SOLVERS)
-def test_the_network_is_shown_the_sample_at_the_level_it_is_told(kind: str, spec: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in SOLVERS if kind != "HeunDiscrete"])
+def test_each_solver_takes_noise_to_the_data_it_belongs_to(kind: str, spec: dict[str, Any]) -> None:
+    # The steps are the error here, at most 0.10 of those of first order.
+    assert gaussian_error(stock(kind, ours(schedule=spec, clip_sample=False)), 50) < 0.12
+
+
+@pytest.mark.parametrize("kind", ["DDPM", "EulerAncestralDiscrete"])
+def test_ancestral_samples_are_spread_as_the_data_is(kind: str) -> None:
+    noise = draw(2, 3, 2, 16, 16, seed=6)
+    result, _ = trajectory(stock(kind, ours(clip_sample=False)), Gaussian(0.5), noise, 100)
+    assert float(result.std()) == pytest.approx(0.5, rel=0.06)
+
+
+@pytest.mark.parametrize("spec", SCHEDULES, ids=name_of)
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [
+        ("DDIM", 1e-4),
+        ("DPMSolverMultistep", 1e-4),
+        ("UniPCMultistep", 1e-4),
+        # Kept or integrated in units of sigma, 3e4 at the start, where float32 has three digits after the point.
+        ("EulerDiscrete", 5e-3),
+        ("DEISMultistep", 5e-3),
+    ],
+)
+def test_the_network_is_shown_the_sample_at_the_level_it_is_told(
+    kind: str, tolerance: float, spec: dict[str, Any]
+) -> None:
     # With the true answer at every step the noise of the start stays in the sample and only fades.
     scheduler = stock(kind, ours(schedule=spec, input_scale=0.5))
     x0, noise = clean(), draw(2, 3, 2, 4, 4, seed=6)
     _, shown = trajectory(scheduler, Oracle(x0, "v_prediction", 0.5), noise, STEPS)
-    assert len(shown) == (2 * STEPS - 1 if kind == "HeunDiscrete" else STEPS)
+    assert len(shown) == STEPS
     for x_t, gamma in shown:
-        assert_close(x_t, gamma.sqrt() * 0.5 * x0 + (1 - gamma).sqrt() * noise, 1e-4)
+        assert_close(x_t, gamma.sqrt() * 0.5 * x0 + (1 - gamma).sqrt() * noise, tolerance)
 
 
 def test_the_second_order_ancestral_has_no_sample_prediction() -> None:
@@ -238,8 +278,7 @@ def test_the_second_order_ancestral_has_no_sample_prediction() -> None:
 # -- in the pipeline
 
 
-@pytest.mark.parametrize("input_scale", [1.0, 0.5])
-@pytest.mark.parametrize("normalize_input", [False, True])
+@pytest.mark.parametrize(("normalize_input", "input_scale"), [(False, 1.0), (True, 0.5)])
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("spec", SCHEDULES, ids=name_of)
 def test_ddim_is_our_ddim(spec: dict[str, Any], prediction: str, normalize_input: bool, input_scale: float) -> None:
@@ -280,16 +319,21 @@ def test_each_step_of_ddpm_is_ours(spec: dict[str, Any], variance_type: str) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_samples_from_a_rin(kind: str) -> None:
-    model = network()
-    expected = images(ours(schedule={"type": "sigmoid"}), 20, model)
-    scheduler = stock(kind, ours(schedule={"type": "sigmoid"}))
-    result = images(scheduler, 20, model)
-    assert torch.equal(images(scheduler, 20, model), result), "nothing stays from the run before"
+    model, scheduler = network(), ours(schedule={"type": "sigmoid"}, clip_sample=False)
+    result = images(stock(kind, scheduler), 20, model)
+    assert torch.equal(images(stock(kind, scheduler), 20, model), result)
     assert result.isfinite().all()
-    if kind in SOLVERS:  # all follow the same path from noise to data, each with its own error
-        assert relative_error(result, expected) < 0.25
-    else:
-        assert not torch.equal(result, expected)
+    assert float((result[0] - result[1]).abs().max()) > 0.1
+    if kind in SOLVERS and kind != "HeunDiscrete":  # all follow one path from noise to data, each with its own error
+        assert relative_error(result, images(scheduler, 20, model)) < 0.15
+
+
+def test_nothing_stays_from_the_run_before() -> None:
+    for kind in KINDS:
+        pipe = pipeline(stock(kind))
+        options = {"num_inference_steps": 5, "output_type": "pt"}
+        first, again = (pipe(generator=generator(0), **options).images for _ in range(2))
+        assert torch.equal(first, again), kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -298,8 +342,10 @@ def test_the_network_is_told_the_schedules_gamma(kind: str) -> None:
     model.register_forward_pre_hook(lambda _, __, given: told.append(given["gamma"]), with_kwargs=True)
     spec = {"type": "sigmoid", "tau": 0.5}
     images(stock(kind, ours(schedule=spec)), 5, model)
-    times = torch.tensor([1, 0.8, 0.6, 0.4, 0.2], dtype=torch.float64)
-    assert_close(torch.stack(told).unique().flip(0).double(), create_schedule(spec)(times.flip(0)).flip(0).sort(descending=True).values, 1e-6)
+    expected = create_schedule(spec)(torch.tensor([1, 0.8, 0.6, 0.4, 0.2], dtype=torch.float64))
+    if kind == "HeunDiscrete":  # two stages a step, the second at the level where the step ends
+        expected = expected.repeat_interleave(2)[1:]
+    assert_close(torch.stack(told).double(), expected, 1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -369,7 +415,7 @@ def test_a_schedule_that_ends_in_pure_noise(kind: str) -> None:
     raises=(IndexError, AssertionError),
     reason="the first timesteps are rounded to the same one, and the solver begins at the second of them",
 )
-@pytest.mark.parametrize("kind", [kind for kind in MULTISTEP])
+@pytest.mark.parametrize("kind", MULTISTEP)
 def test_karras_levels_with_a_solver_of_whole_timesteps(kind: str) -> None:
     assert images(stock(kind, use_karras_sigmas=True)).isfinite().all()
 
@@ -382,16 +428,36 @@ def test_karras_levels(kind: str) -> None:
     assert images(scheduler).isfinite().all()
 
 
+@pytest.mark.xfail(strict=True, reason="its step out of sigma = 1e4 magnifies any error of x0 by sigma / sigma' / 2")
+@pytest.mark.parametrize("spec", SCHEDULES[2:], ids=name_of)
+def test_heun_takes_noise_to_the_data_it_belongs_to(spec: dict[str, Any]) -> None:
+    assert gaussian_error(stock("HeunDiscrete", ours(schedule=spec)), 50) < 0.12
+
+
+@pytest.mark.xfail(strict=True, reason="levels that are clipped to the same 1e-9 leave the solver a step of no length")
+@pytest.mark.parametrize("kind", MULTISTEP)
+def test_many_steps_on_a_schedule_that_ends_flat(kind: str) -> None:
+    assert gaussian_error(stock(kind, ours(schedule=SCHEDULES[1])), 250) < 0.12
+
+
+@pytest.mark.xfail(strict=True, reason="diffusers steps back by 1000 // 400 timesteps, which lie 2.5 apart")
+def test_ddim_with_steps_that_do_not_divide_a_thousand() -> None:
+    assert gaussian_error(ours(clip_sample=False), 400) < 0.02
+    assert gaussian_error(stock("DDIM", ours(clip_sample=False)), 400) < 0.02
+
+
+@pytest.mark.xfail(strict=True, reason="DEIS ends at the level of t = 1 / 1000, and its last x_t is taken as clean")
+def test_deis_leaves_no_noise() -> None:
+    x0 = clean()
+    scheduler = stock("DEISMultistep", ours(schedule={"type": "linear"}))
+    assert_close(trajectory(scheduler, Oracle(x0, "v_prediction"), draw(*x0.shape, seed=6), STEPS)[0], x0, 1e-2)
+
+
 @pytest.mark.xfail(strict=True, reason="these timesteps are log(sigma) / 4, which are read as numbers of levels")
 def test_timesteps_that_are_logarithms_of_sigma() -> None:
     scheduler = stock("EulerDiscrete", timestep_type="continuous")
     scheduler.set_timesteps(STEPS)
-    try:
-        gamma = gamma_of(scheduler, scheduler.timesteps)
-    except ValueError as error:  # a refusal would do as well
-        assert "timestep_type" in str(error)
-    else:
-        assert_close(gamma.double(), levels_of(scheduler), 1e-5)
+    assert_close(gamma_of(scheduler, scheduler.timesteps).double(), levels_of(scheduler), 1e-5)
 
 
 # -- configurations
@@ -435,6 +501,23 @@ def test_ours_take_each_others_place() -> None:
     assert arguments(GammaDDIMScheduler.from_config(GammaDDPMScheduler().config)) == arguments(GammaDDIMScheduler())
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            kind,
+            marks=pytest.mark.xfail(strict=True, raises=ValueError, reason="its own variance_type, None, is taken over")
+            if kind == "DPMSolverMultistep"
+            else (),
+        )
+        for kind in KINDS
+    ],
+)
+def test_what_one_of_ours_does_not_say_may_be_needed_by_the_other(kind: str) -> None:
+    back = GammaDDPMScheduler.from_config(stock(kind, GammaDDIMScheduler(**FULL)).config)
+    assert arguments(back) == FULL
+
+
 def test_stock_options_follow_the_arguments() -> None:
     large, small = (stock("DDPM", GammaDDPMScheduler(variance_type=v)) for v in ("fixed_large", "fixed_small"))
     assert (large.config.variance_type, small.config.variance_type) == ("fixed_large", "fixed_small")
@@ -444,23 +527,23 @@ def test_stock_options_follow_the_arguments() -> None:
 
 
 @pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[logging.LogRecord]]:
+def logged() -> Iterator[list[str]]:
     """What diffusers logs, which does not reach the root logger."""
-    library = logging.getLogger("diffusers")
-    library.addHandler(caplog.handler)
-    yield caplog.records
-    library.removeHandler(caplog.handler)
+    lines: list[str] = []
+    library, handler = logging.getLogger("diffusers"), logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    library.addHandler(handler)
+    yield lines
+    library.removeHandler(handler)
 
 
-def test_a_stock_scheduler_is_made_without_a_warning(logged: list[logging.LogRecord]) -> None:
+def test_a_stock_scheduler_is_made_without_a_warning(logged: list[str]) -> None:
     for scheduler in (ours(**FULL), GammaDDPMScheduler(**FULL), GammaDDPMScheduler(), ours()):
         for kind in KINDS:
-            stock(kind, scheduler)
             GammaDDIMScheduler.from_config(stock(kind, scheduler).config)
-            GammaDDPMScheduler.from_config(stock(kind, scheduler).config)
         GammaDDPMScheduler.from_config(scheduler.config)
         GammaDDIMScheduler.from_config(scheduler.config)
-    assert [record.getMessage() for record in logged] == []
+    assert logged == []
     diffusers.DDIMScheduler.from_config({"nonsense": 1})
     assert len(logged) == 1, "a warning would have been seen"
 
