@@ -253,6 +253,23 @@ def test_a_converted_network_is_saved_like_any_other(tmp_path: Path) -> None:
         assert torch.equal(loaded(**inputs).sample, model(**inputs).sample)
 
 
+def test_dropout_and_stochastic_depth_are_taken_over() -> None:
+    meta = meta_of("image_class_latent")
+    meta["config"] |= {"drop_units": 0.1, "drop_path": 0.2}
+    config = from_reference(weights_of("image_class_latent"), meta).config
+    assert (config.dropout, config.drop_path) == (0.1, 0.2)
+
+
+@pytest.mark.parametrize("name", ["video_4to4", "diffusion_video_5to11"])
+def test_a_video_must_say_how_many_frames_are_given(name: str) -> None:
+    meta = meta_of(name)
+    options = meta.get("config", meta.get("model"))
+    options.pop("seq_cond", None)
+    options.pop("conditional", None)
+    with pytest.raises(ValueError, match="meta lacks the reference's option 'seq_cond'"):
+        from_reference(weights_of(name), meta)
+
+
 def test_layers_may_be_listed_as_numbers() -> None:
     meta = meta_of("image_class_latent")
     meta["config"]["num_layers"] = [2, 2]

@@ -12,7 +12,7 @@ from rinvid.models.rin import RINModel
 from rinvid.options import parse
 from rinvid.presets import PRESETS, measure, table
 from rinvid.schedules import create_schedule
-from rinvid.training.config import RunConfig
+from rinvid.training.config import DiffusionConfig, OptimizerConfig, RunConfig
 
 ROOT = Path(__file__).parents[1]
 # Sizes from the design of the networks: parameters in millions, interface tokens.
@@ -60,28 +60,32 @@ def test_operations_are_counted_as_by_hand() -> None:
     assert measure(config).flops == 2 * (stem + readout + time + read)
 
 
-def test_the_cifar10_recipe_is_the_authors() -> None:
-    run = PRESETS["cifar10"].run()
-    assert run["optimizer"] == {
-        "name": "lamb",
-        "lr": 3e-3,
-        "schedule": "cosine@0.8",
-        "warmup_steps": 10_000,
-        "weight_decay": 0.01,
-        "betas": (0.9, 0.999),
-        "max_grad_norm": 1.0,
-        "ema_decay": 0.9999,
-    }
-    assert (run["batch_size"], run["max_steps"]) == (256, 150_000)
-    assert run["diffusion"] == {
-        "schedule": {"type": "sigmoid", "start": -3.0, "end": 3.0, "tau": 0.9},
-        "prediction_type": "epsilon",
-        "loss_type": "epsilon",
-        "self_cond_rate": 0.9,
-    }
-    assert run["sampling"]["scheduler"] == {"type": "ddpm", "schedule": {"type": "cosine"}}
-    assert run["sampling"]["num_inference_steps"] == 1000
-    assert (run["model"]["dropout"], run["model"]["drop_path"]) == (0.1, 0.1)
+# lr, curve, batch, steps, noise schedule trained with, dropout and stochastic depth.
+RECIPES: dict[str, tuple[Any, ...]] = {
+    "cifar10": (3e-3, "cosine@0.8", 256, 150_000, {"type": "sigmoid", "start": -3.0, "end": 3.0, "tau": 0.9}, 0.1, 0.1),
+    "imagenet64-released": (2e-3, "cosine@0.7", 1024, 150_000, {"type": "linear"}, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_released_recipes_are_the_authors(name: str) -> None:
+    lr, curve, batch, steps, schedule, dropout, drop_path = RECIPES[name]
+    config = parse({name: PRESETS[name].run()}, name, [])
+    assert config.optimizer == OptimizerConfig(
+        name="lamb",
+        lr=lr,
+        schedule=curve,
+        warmup_steps=10_000,
+        weight_decay=0.01,
+        betas=(0.9, 0.999),
+        max_grad_norm=1.0,
+        ema_decay=0.9999,
+    )
+    assert (config.batch_size, config.max_steps) == (batch, steps)
+    assert config.diffusion == DiffusionConfig(schedule, "epsilon", "epsilon", input_scale=1.0, self_cond_rate=0.9)
+    assert config.sampling.scheduler == {"type": "ddpm", "schedule": {"type": "cosine"}}
+    assert config.sampling.num_inference_steps == 1000
+    assert (config.model["dropout"], config.model["drop_path"]) == (dropout, drop_path)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -18,6 +18,7 @@ from PIL import Image
 from rinvid.data.encode import save_h264
 from rinvid.pipelines.video import RINVideoPipeline
 from rinvid.run import main
+from rinvid.training import learning_rate
 from rinvid.training.checkpoint import Checkpointer
 from rinvid.training.progress import read_metrics
 
@@ -95,6 +96,19 @@ def test_what_was_left_out_is_named_and_counted(finished):
     assert "2 left out" in done.stdout
     left_out = json.loads((folder / "metrics.json").read_text())["data"]["left_out"]
     assert sorted(video["path"] for video in left_out) == ["bar0.mp4", "broken.mp4"]
+
+
+def test_the_learning_rate_is_that_of_the_steps_done(finished):
+    lines = [line for line in read_metrics(finished[0] / "metrics.jsonl") if "lr" in line]
+    options = PRESETS["smoke"]["optimizer"]
+    expected = [learning_rate(step, options["lr"], options["warmup_steps"], 4) for step in range(4)]
+    assert [line["lr"] for line in lines] == expected
+
+
+def test_samples_on_the_way_are_scored(finished):
+    lines = [line for line in read_metrics(finished[0] / "metrics.jsonl") if "psnr" in line]
+    assert [line["step"] for line in lines] == [2]
+    assert 0 < lines[0]["psnr"] < 60
 
 
 def test_context_gain_is_logged(finished):

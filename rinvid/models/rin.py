@@ -306,7 +306,7 @@ class RINModel(StrictConfig, ModelMixin, ConfigMixin):
 
         Raises:
             ValueError: A shape does not fit the configuration, with the shape that would; gamma or a label is out of
-                its range (labels and gamma on an accelerator are not looked at, since that would stop the host).
+                its range (on an accelerator an error of the device, since reading them would stop the host).
         """
         self._validate_inputs(sample, class_labels, context, latents, interface)
         gamma = self._noise_level(gamma, sample)  # (B,)

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from rinvid.conditioning import LatentCarry
 from rinvid.data import VideoError, read_clip
 from rinvid.data.clips import to_model_range
 from rinvid.models.rin import RINModel, RINOutput
 from rinvid.pipelines.video import RINVideoPipeline
 from rinvid.schedulers.gamma import GammaDDIMScheduler, GammaDDPMScheduler
 from rinvid.seeding import generator
-from tests.helpers import randomised, small_model
+from tests.helpers import randomised, relative_error, small_model
 from tests.video.make import numbered, write_video
 
 ROOT = Path(__file__).parents[2]
 SIDE, FRAMES, GIVEN = 16, 8, 3
+NEW = FRAMES - GIVEN
 STEPS = 4
+
+STOCK = [
+    "DDIM",
+    "DDPM",
+    "DPMSolverMultistep",
+    "UniPCMultistep",
+    "EulerDiscrete",
+    "EulerAncestralDiscrete",
+    "HeunDiscrete",
+    "DEISMultistep",
+]
 
 
 def model(**changes: Any) -> RINModel:
@@ -52,6 +67,19 @@ def context(batch: int = 2) -> np.ndarray:
 
 def sample(pipe: RINVideoPipeline, given: Any = None, seed: int = 0, steps: int = STEPS, **options: Any) -> Any:
     return pipe(given, num_inference_steps=steps, generator=generator(seed), **options).frames
+
+
+def stock(kind: str) -> Any:
+    """A scheduler of diffusers in the place of ours."""
+    ours = GammaDDIMScheduler(prediction_type="v_prediction")
+    return getattr(diffusers, f"{kind}Scheduler").from_config(ours.config)
+
+
+def watched(pipe: RINVideoPipeline) -> list[dict[str, Any]]:
+    """The list to which each pass of the pipeline's network adds what it was given."""
+    passes: list[dict[str, Any]] = []
+    pipe.model.register_forward_pre_hook(lambda _, __, given: passes.append(given), with_kwargs=True)
+    return passes
 
 
 def noise(batch: int, seed: int = 0) -> Tensor:
@@ -224,6 +252,17 @@ def test_labels() -> None:
         sample(pipe, given, class_labels=[1, 2, 3])
 
 
+def test_one_label_is_for_all_clips() -> None:
+    pipe, given = pipeline(model(num_classes=4)), context()
+    frames = sample(pipe, given, class_labels=[2, 2])
+    for label in (2, [2], torch.tensor(2), torch.tensor([2])):
+        np.testing.assert_array_equal(sample(pipe, given, class_labels=label), frames)
+    alone = pipeline(model(num_classes=4, context_frames=0))
+    np.testing.assert_array_equal(
+        sample(alone, batch_size=2, class_labels=2), sample(alone, batch_size=2, class_labels=[2, 2])
+    )
+
+
 @pytest.mark.parametrize("labels", [[0, 4], [-2, 1], [0.0, 1.0]])
 def test_labels_that_are_not_classes(labels: list[Any]) -> None:
     with pytest.raises(ValueError, match=r"class_labels must be whole numbers in \[0, 3\], or -1 for none, got"):
@@ -264,6 +303,41 @@ def test_guidance_towards_no_label_changes_nothing() -> None:
     plain, guided = (sample(pipe, context(), class_labels=[-1, 2], guidance_scale=w) for w in (0.0, 2.0))
     np.testing.assert_allclose(guided[0], plain[0], atol=1e-4)
     assert np.abs(guided[1] - plain[1]).max() > 1e-3
+
+
+def test_guidance_away_from_labels_of_choice() -> None:
+    pipe, given = pipeline(model(num_classes=4)), context()
+    options = {"class_labels": [1, 3], "guidance_scale": 2.0}
+    dropped = sample(pipe, given, **options)
+    np.testing.assert_array_equal(sample(pipe, given, negative_labels=-1, **options), dropped)
+    chosen = sample(pipe, given, negative_labels=[2, -1], **options)
+    assert np.abs(chosen[0] - dropped[0]).max() > 1e-3
+    np.testing.assert_allclose(chosen[1], dropped[1], atol=1e-5)
+    # Away from where it goes: (1 + w) - w of the same is the plain clip.
+    plain = sample(pipe, given, class_labels=[1, 3])
+    np.testing.assert_allclose(sample(pipe, given, negative_labels=[1, 3], **options), plain, atol=1e-4)
+    with pytest.raises(ValueError, match=r"class_labels has 3 labels for 2 samples"):
+        sample(pipe, given, negative_labels=[0, 1, 2], **options)
+
+
+def test_guidance_acts_between_the_times_given() -> None:
+    pipe, given = pipeline(model(num_classes=4)), context()
+    passes = watched(pipe)
+    options = {"class_labels": [1, 3], "guidance_scale": 2.0}
+    # The four steps are at times 1, 0.75, 0.5 and 0.25.
+    for interval, doubled in (
+        ((0.0, 1.0), [True, True, True, True]),
+        ((0.0, 0.1), [False, False, False, False]),
+        ((0.5, 0.75), [False, True, True, False]),
+        ((0.9, 1.0), [True, False, False, False]),
+    ):
+        passes.clear()
+        frames = sample(pipe, given, guidance_interval=interval, **options)
+        assert [len(given["sample"]) == 4 for given in passes] == doubled
+        if not any(doubled):
+            np.testing.assert_array_equal(frames, sample(pipe, given, class_labels=[1, 3]))
+        if all(doubled):
+            np.testing.assert_array_equal(frames, sample(pipe, given, **options))
 
 
 def test_guidance_holds_in_every_window_of_a_longer_clip() -> None:
@@ -316,6 +390,249 @@ def test_no_frame_to_predict(pipe: RINVideoPipeline, num_frames: int) -> None:
 def test_only_context_can_be_rolled_out() -> None:
     with pytest.raises(ValueError, match=f"num_frames={FRAMES + 1}: a model without context"):
         sample(pipeline(model(context_frames=0)), num_frames=FRAMES + 1)
+
+
+# -- rollouts: what is carried, what is held
+
+
+def test_latents_go_from_window_to_window_if_asked(pipe: RINVideoPipeline) -> None:
+    options = {"num_frames": GIVEN + 3 * NEW, "output_type": "pt"}
+    plain, carried = (sample(pipe, context(), carry_latents=carry, **options) for carry in (False, True))
+    np.testing.assert_array_equal(plain, sample(pipe, context(), **options), "not carried unless asked for")
+    assert torch.equal(carried[:, :, :FRAMES], plain[:, :, :FRAMES]), "nothing to carry into the first window"
+    for first in (FRAMES, FRAMES + NEW):
+        assert float((carried - plain)[:, :, first : first + NEW].abs().amax(dim=(1, 2, 3, 4)).min()) > 1e-3
+
+
+def test_a_rollout_is_a_chain_of_trajectories(pipe: RINVideoPipeline) -> None:
+    long = sample(pipe, context(), seed=4, num_frames=GIVEN + 2 * NEW, carry_latents=True, output_type="pt") * 2 - 1
+    given = to_model_range(torch.from_numpy(context()))
+    random, carry = generator(4), LatentCarry()
+    for first in (GIVEN, FRAMES):
+        start = torch.randn(2, 3, NEW, SIDE, SIDE, generator=random)
+        frames, carry = pipe.sample_trajectory(start, STEPS, context=given, carry=carry, generator=random)
+        shown = frames.clamp(-1, 1)
+        torch.testing.assert_close(long[:, :, first : first + NEW], shown, atol=1e-4, rtol=0)
+        given = frames[:, :, -GIVEN:]
+
+
+def test_a_trajectory_begins_with_the_latents_it_is_given(pipe: RINVideoPipeline) -> None:
+    given = to_model_range(torch.from_numpy(context()))
+    plain, carry = pipe.sample_trajectory(noise(2), STEPS, context=given)
+    assert carry.latents is not None
+    assert carry.latents.abs().max() > 0
+    zeros = LatentCarry(torch.zeros_like(carry.latents), torch.zeros_like(carry.interface))
+    assert torch.equal(pipe.sample_trajectory(noise(2), STEPS, context=given, carry=zeros)[0], plain)
+    other, _ = pipe.sample_trajectory(noise(2), STEPS, context=given, carry=carry)
+    assert float((other - plain).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("carry_latents", [False, True])
+def test_only_a_beginning_is_without_latents(carry_latents: bool) -> None:
+    pipe = pipeline()
+    passes = watched(pipe)
+    sample(pipe, context(), num_frames=GIVEN + 3 * NEW, carry_latents=carry_latents)
+    without = [i for i, given in enumerate(passes) if given["latents"] is None]
+    assert len(passes) == 3 * STEPS
+    assert without == ([0] if carry_latents else [0, STEPS, 2 * STEPS])
+
+
+def live_bytes() -> int:
+    """Memory that tensors hold just now."""
+    gc.collect()
+    alive = [value.untyped_storage() for value in gc.get_objects() if issubclass(type(value), Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in alive}.values())
+
+
+def test_sixty_four_frames_from_five_in_memory_that_grows_by_the_frames_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = pipeline(model(sample_size=8, num_frames=16, context_frames=5))
+    passes, held, moved = watched(pipe), [], []
+    move = Tensor.cpu
+
+    def noted(tensor: Tensor) -> Tensor:
+        moved.append((len(passes), tuple(tensor.shape)))
+        return move(tensor)
+
+    def measure(_: Any, step: int, t: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        passes[:] = [
+            {name: tuple(value.shape) for name, value in given.items() if value is not None} for given in passes
+        ]
+        if step == 1:
+            held.append(live_bytes())
+        return tensors
+
+    monkeypatch.setattr(Tensor, "cpu", noted)
+    given = np.random.default_rng(0).integers(0, 256, (1, 5, 8, 8, 3), dtype=np.uint8)
+    frames = sample(pipe, given, steps=2, num_frames=5 + 64, carry_latents=True, callback_on_step_end=measure)
+    assert frames.shape == (1, 69, 8, 8, 3)
+    assert np.isfinite(frames).all()
+    # The network never sees more than one window.
+    assert len(passes) == 6 * 2
+    shapes = {name: {given[name] for given in passes if name in given} for name in ("sample", "context")}
+    assert shapes == {"sample": {(1, 3, 11, 8, 8)}, "context": {(1, 3, 5, 8, 8)}}
+    # Each window adds its own frames to what is held, and nothing else ...
+    window = 3 * 11 * 8 * 8 * 4
+    assert len(held) == 6
+    assert np.diff(held[1:]).max() <= window, held
+    # ... and those leave the device before the next window begins.
+    assert [(at, shape) for at, shape in moved if shape == (1, 3, 11, 8, 8)] == [
+        (2 * count, (1, 3, 11, 8, 8)) for count in range(1, 7)
+    ]
+
+
+@pytest.mark.parametrize("kind", [None, "DDPM", "EulerAncestralDiscrete"])
+def test_a_clip_of_a_rollout_does_not_depend_on_its_batch(kind: str | None) -> None:
+    scheduler = GammaDDPMScheduler(prediction_type="v_prediction") if kind is None else stock(kind)
+    pipe, given = pipeline(scheduler=scheduler), context()
+    options = {"num_inference_steps": STEPS, "output_type": "pt", "num_frames": GIVEN + 2 * NEW, "carry_latents": True}
+    together = pipe(given, generator=[generator(9, clip) for clip in range(2)], **options).frames
+    for clip in range(2):
+        alone = pipe(given[clip], generator=[generator(9, clip)], **options).frames
+        torch.testing.assert_close(alone[0], together[clip], atol=1e-3, rtol=0)
+        swapped = pipe(given[clip], generator=[generator(9, 1 - clip)], **options).frames
+        assert float((swapped[0] - together[clip]).abs().max()) > 0.1
+
+
+def test_generators_are_one_a_clip(pipe: RINVideoPipeline) -> None:
+    with pytest.raises(ValueError, match="generator is a list of 3 for 2 samples"):
+        pipe(context(), generator=[generator(i) for i in range(3)])
+
+
+# -- batches split for memory
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_the_clips_are_the_same_however_few_go_through_at_once(size: int, guidance: float) -> None:
+    pipe = pipeline(model(num_classes=4, self_cond="latent+interface"))
+    options = {"class_labels": [0, 1, 2], "guidance_scale": guidance, "num_frames": GIVEN + 2 * NEW}
+    options |= {"output_type": "pt", "carry_latents": True}
+    expected = sample(pipe, context(3), **options)
+    passes = watched(pipe)
+    frames = sample(pipe, context(3), max_batch_size=size, **options)
+    torch.testing.assert_close(frames, expected, atol=1e-4, rtol=0)
+    rows = 6 if guidance else 3
+    seen = [len(given["sample"]) for given in passes]
+    assert max(seen) == min(size, rows)
+    assert sum(seen) == rows * 2 * STEPS
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_no_clip_at_once(pipe: RINVideoPipeline, size: int) -> None:
+    with pytest.raises(ValueError, match=f"max_batch_size must be at least 1, got {size}"):
+        sample(pipe, context(), max_batch_size=size)
+
+
+# -- callbacks
+
+
+def test_a_callback_sees_every_step_of_every_window(pipe: RINVideoPipeline) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def note(owner: Any, step: int, t: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert owner is pipe
+        assert tensors["sample"].shape == (2, 3, NEW, SIDE, SIDE)
+        seen.append((step, float(t)))
+        return tensors
+
+    options = {"num_frames": GIVEN + 2 * NEW, "output_type": "pt"}
+    frames = sample(pipe, context(), callback_on_step_end=note, **options)
+    assert seen == 2 * [(0, 1.0), (1, 0.75), (2, 0.5), (3, 0.25)]
+    assert torch.equal(frames, sample(pipe, context(), **options)), "it changed nothing"
+    nothing = sample(pipe, context(), callback_on_step_end=lambda *_: None, **options)
+    assert torch.equal(frames, nothing)
+
+
+def test_what_a_callback_gives_back_is_sampled_on(pipe: RINVideoPipeline) -> None:
+    def still(_: Any, step: int, t: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sample": tensors["sample"] if step else torch.zeros_like(tensors["sample"])}
+
+    plain, changed, again = (
+        sample(pipe, context(1), seed=seed, callback_on_step_end=callback)[:, GIVEN:]
+        for seed, callback in ((0, None), (0, still), (1, still))
+    )
+    assert np.abs(changed - plain).max() > 0.05
+    carried = np.abs(changed - again).max()  # all that is left of the start is in the latents
+    assert carried < np.abs(changed - plain).max()
+
+
+@pytest.mark.parametrize("stop", [(0, 0), (0, 2), (1, 0), (1, 3), (2, 1)])
+def test_an_interrupted_rollout_gives_the_frames_it_has(pipe: RINVideoPipeline, stop: tuple[int, int]) -> None:
+    calls: list[int] = []
+
+    def interrupt(owner: RINVideoPipeline, step: int, t: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        calls.append(step)
+        owner._interrupt = (calls.count(0) - 1, step) == stop
+        return tensors
+
+    options = {"num_frames": GIVEN + 4 * NEW, "output_type": "pt"}
+    whole = sample(pipe, context(), **options)
+    frames = sample(pipe, context(), callback_on_step_end=interrupt, **options)
+    window, step = stop
+    assert pipe.interrupt
+    assert len(calls) == window * STEPS + step + 1, "sampling ends with the step that is running"
+    assert frames.shape[2] == GIVEN + (window + 1) * NEW
+    finished = GIVEN + (window + (step == STEPS - 1)) * NEW
+    assert torch.equal(frames[:, :, :finished], whole[:, :, :finished])
+    assert frames.isfinite().all()
+    assert torch.equal(sample(pipe, context(), **options), whole), "the next call runs to its end"
+    assert not pipe.interrupt
+
+
+# -- diffusers' own schedulers
+
+
+@pytest.mark.parametrize("kind", STOCK)
+def test_stock_schedulers_continue_a_clip(kind: str) -> None:
+    pipe, given = pipeline(scheduler=stock(kind)), context()
+    frames = sample(pipe, given, num_frames=GIVEN + 2 * NEW)
+    assert frames.shape == (2, GIVEN + 2 * NEW, SIDE, SIDE, 3)
+    np.testing.assert_allclose(frames[:, :GIVEN], given / 255, atol=1e-6)
+    assert 0 <= frames.min() < frames.max() <= 1
+    np.testing.assert_array_equal(sample(pipe, given, num_frames=GIVEN + 2 * NEW), frames)
+    np.testing.assert_array_equal(sample(pipe, given), frames[:, :FRAMES])
+    assert np.abs(sample(pipe, 255 - given)[:, GIVEN:] - frames[:, GIVEN:FRAMES]).max() > 0.01
+
+
+def test_stock_ddim_is_ours(pipe: RINVideoPipeline) -> None:
+    for options in ({}, {"num_frames": GIVEN + 2 * NEW, "carry_latents": True}):
+        ours, theirs = (
+            sample(p, context(), output_type="pt", **options) for p in (pipe, pipeline(scheduler=stock("DDIM")))
+        )
+        assert relative_error(theirs * 2 - 1, ours * 2 - 1) < 1e-4
+
+
+@pytest.mark.parametrize("self_cond", ["latent", "latent+interface"])
+@pytest.mark.parametrize("kind", STOCK)
+def test_stock_schedulers_carry_latents_from_pass_to_pass(kind: str, self_cond: str) -> None:
+    remembering = model(self_cond=self_cond)
+    pipes = pipeline(remembering, stock(kind)), pipeline(rebuilt(Forgetful, remembering), stock(kind))
+    after_one, after_two = (
+        [sample(pipe, context(), steps=steps, output_type="pt") for pipe in pipes] for steps in (1, 2)
+    )
+    assert torch.equal(*after_one)
+    assert float((after_two[0] - after_two[1]).abs().max()) > 1e-3
+    passes = watched(pipes[0])
+    sample(pipes[0], context())
+    assert [given["latents"] is None for given in passes] == [True] + (len(passes) - 1) * [False]
+    assert len(passes) == (2 * STEPS - 1 if kind == "HeunDiscrete" else STEPS)
+
+
+@pytest.mark.parametrize("kind", STOCK)
+def test_stock_schedulers_take_guidance_and_make_whole_clips(kind: str) -> None:
+    pipe = pipeline(model(num_classes=4, context_frames=0), stock(kind))
+    plain, strong = (sample(pipe, batch_size=2, class_labels=[1, 3], guidance_scale=w) for w in (0.0, 2.0))
+    assert plain.shape == (2, FRAMES, SIDE, SIDE, 3)
+    assert np.isfinite(strong).all()
+    assert np.abs(strong - plain).reshape(2, -1).max(1).min() > 1e-3
+    split = sample(pipe, batch_size=2, class_labels=[1, 3], guidance_scale=2.0, max_batch_size=1)
+    np.testing.assert_allclose(split, strong, atol=1e-3)
+
+
+def test_more_steps_than_a_stock_scheduler_has() -> None:
+    pipe = pipeline(scheduler=stock("DDIM"))
+    with pytest.raises(ValueError, match="num_inference_steps must be 1 to 1000 with DDIMScheduler, got 1001"):
+        sample(pipe, context(), steps=1001)
 
 
 # -- saved and loaded
