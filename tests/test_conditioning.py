@@ -1,5 +1,6 @@
 """What a pass takes over from another pass, labels that are dropped, and guidance towards them."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,6 +59,38 @@ def test_keep_zeroes_the_other_samples() -> None:
         assert torch.equal(after[[0, 2]], value[[0, 2]])
         assert not after[1].any()
         assert value[1].any(), "the carry it was taken from is unchanged"
+
+
+def same(a: LatentCarry, b: LatentCarry) -> bool:
+    pairs = zip(a.inputs().values(), b.inputs().values(), strict=True)
+    return all(x is y is None or (x is not None and y is not None and torch.equal(x, y)) for x, y in pairs)
+
+
+@pytest.mark.parametrize("cuts", [[0, 5], [0, 2, 5], [0, 1, 2, 3, 4, 5], [0, 4, 5]])
+def test_parts_join_to_the_whole(cuts: list[int]) -> None:
+    carry = carry_of(5)
+    parts = [carry.part(first, end) for first, end in pairwise(cuts)]
+    assert [len(part.latents) for part in parts] == [end - first for first, end in pairwise(cuts)]
+    assert same(LatentCarry.join(parts), carry)
+    if len(parts) > 1:
+        assert not same(LatentCarry.join(parts[::-1]), carry), "their order is that of the batch"
+
+
+def test_a_part_is_of_the_samples_asked_for() -> None:
+    carry = carry_of(5)
+    part = carry.part(1, 3)
+    for name, value in carry.inputs().items():
+        assert torch.equal(part.inputs()[name], value[1:3])
+    assert len(carry.part(3, 100).latents) == 2
+    assert len(carry.latents) == 5, "the carry it was taken from is unchanged"
+
+
+@pytest.mark.parametrize("held", ["nothing", "latents"])
+def test_what_is_not_there_stays_so_in_parts_and_joined(held: str) -> None:
+    carry = LatentCarry() if held == "nothing" else LatentCarry(latents=torch.randn(4, 3, 2))
+    parts = [carry.part(0, 3), carry.part(3, 4)]
+    assert all(part.interface is None for part in parts)
+    assert same(LatentCarry.join(parts), carry)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9, 1.0])
@@ -175,3 +208,91 @@ def test_guidance_without_labels_is_refused(base: dict[str, Any]) -> None:
     for given in (inputs, {name: value for name, value in inputs.items() if name != "class_labels"}):
         with pytest.raises(ValueError, match=r"guidance_scale=1\.5 needs class labels; without labels it must be 0"):
             guided(model, given, LatentCarry(), 1.5)
+
+
+@pytest.mark.parametrize("kind", LABELLED)
+@torch.no_grad()
+def test_guidance_away_from_labels_of_choice(kind: str) -> None:
+    model, inputs = labelled(kind)
+    labels, negative, carry = inputs["class_labels"], torch.tensor([2, -1, 1]), carry_for(model, 3)
+    output, handed_on = guided(model, inputs, carry, 2.0, negative)
+    towards = model(**inputs, **carry.inputs())
+    away = model(**inputs | {"class_labels": negative}, **carry.inputs())
+    assert_close(output, 3 * towards.sample - 2 * away.sample, 1e-4)
+    assert_close(handed_on.latents, towards.latents, 1e-4)
+    assert_close(output[2], towards.sample[2], 1e-4)  # away from its own label: no guidance
+    dropped, _ = guided(model, inputs, carry, 2.0)
+    assert_close(output[1], dropped[1], 1e-4)  # -1 is the dropped label
+    assert (output[0] - dropped[0]).abs().max() > 1e-2
+    assert labels.tolist() == [0, 3, 1], "the labels it was given are unchanged"
+
+
+# -- batches split for memory
+
+
+def carry_for(model: RINModel, batch: int, seed: int = 4) -> LatentCarry:
+    """Latents as a pass of this model might hand on."""
+    generator, config = torch.Generator().manual_seed(seed), model.config
+    tokens = model.grid[0] * model.grid[1] * model.grid[2]
+    return LatentCarry(
+        torch.randn(batch, config.num_latents, config.latent_dim, generator=generator),
+        torch.randn(batch, tokens, config.interface_dim, generator=generator),
+    )
+
+
+def watched(model: RINModel) -> list[int]:
+    """The list to which each pass of the model adds how many samples it had."""
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, __, given: sizes.append(len(given["sample"])), with_kwargs=True)
+    return sizes
+
+
+@pytest.mark.parametrize("one_level", [True, False], ids=["one level", "a level each"])
+@pytest.mark.parametrize("scale", [0.0, 1.5])
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 100])
+@pytest.mark.parametrize("kind", ["images", "clips with context that carry both"])
+@torch.no_grad()
+def test_a_split_batch_gives_the_same(kind: str, size: int, scale: float, one_level: bool) -> None:
+    model, inputs = labelled(kind)
+    if not one_level:
+        inputs["gamma"] = torch.tensor([0.2, 0.5, 0.9])
+    carry = carry_for(model, 3)
+    expected, handed_on = guided(model, inputs, carry, scale)
+    sizes = watched(model)
+    output, joined = guided(model, inputs, carry, scale, max_batch_size=size)
+    rows = 6 if scale else 3
+    assert max(sizes) == min(size, rows), "guidance doubles the batch, and that is split too"
+    assert sum(sizes) == rows
+    assert len(sizes) == -(-rows // size)
+    assert_close(output, expected, 1e-5 * float(expected.abs().max()))
+    for name, value in handed_on.inputs().items():
+        assert_close(joined.inputs()[name], value, 1e-5 * float(value.abs().max()))
+
+
+@torch.no_grad()
+def test_negative_labels_are_split_with_the_rest() -> None:
+    model, inputs = labelled("images")
+    options = {"scale": 2.0, "negative_labels": torch.tensor([2, -1, 0])}
+    expected, _ = guided(model, inputs, LatentCarry(), **options)
+    output, _ = guided(model, inputs, LatentCarry(), **options, max_batch_size=2)
+    assert_close(output, expected, 1e-5 * float(expected.abs().max()))
+
+
+@torch.no_grad()
+def test_carried_latents_matter_to_each_sample_alone() -> None:
+    model, inputs = labelled("clips with context that carry both")
+    carry = carry_for(model, 3)
+    other = LatentCarry.join([carry.part(0, 1), carry_for(model, 1, seed=5), carry.part(2, 3)])
+    for size in (None, 2):
+        first, second = (guided(model, inputs, given, max_batch_size=size)[0] for given in (carry, other))
+        assert ((first - second).flatten(1).abs().amax(1) > 1e-2).tolist() == [False, True, False]
+        zeroed, _ = guided(model, inputs, LatentCarry(), max_batch_size=size)
+        assert ((first - zeroed).flatten(1).abs().amax(1) > 1e-2).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+@pytest.mark.parametrize("size", [0, -2])
+def test_no_sample_at_once_is_refused(size: int, scale: float) -> None:
+    model, inputs = labelled("images")
+    with pytest.raises(ValueError, match=f"max_batch_size must be at least 1, got {size}"):
+        guided(model, inputs, LatentCarry(), scale, max_batch_size=size)

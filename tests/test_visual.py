@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageSequence
 
 from rinvid.data import read_clip
 from rinvid.data.decode import open_video
-from rinvid.visual import CELL, GIVEN, MADE, TRUE, comparison, plot_training, save_gif, save_image, save_mp4, strip
+from rinvid.visual import (
+    CELL,
+    GIVEN,
+    MADE,
+    TRUE,
+    comparison,
+    export_to_gif,
+    export_to_video,
+    plot_training,
+    save_gif,
+    save_image,
+    save_mp4,
+    strip,
+)
 
 Clips = np.ndarray
 
@@ -147,6 +162,160 @@ def test_image_replaces(tmp_path: Path) -> None:
     with Image.open(path) as image:
         np.testing.assert_array_equal(np.asarray(image), np.asarray(picture))
     assert list(tmp_path.iterdir()) == [path]
+
+
+# -- clips as a pipeline gives them
+
+COLOURS = np.array(
+    [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0), (200, 100, 50), (90, 90, 90)], np.uint8
+)
+FORMS: dict[str, Callable[[Clips], Any]] = {
+    "uint8": lambda clip: clip,
+    "np": lambda clip: clip / np.float32(255),
+    "np in double precision": lambda clip: clip / 255,
+    "pt": lambda clip: torch.from_numpy(clip / np.float32(255)).movedim(-1, 0),
+    "pt with a gradient": lambda clip: torch.from_numpy(clip / np.float32(255)).movedim(-1, 0).requires_grad_(),
+    "pil": lambda clip: [Image.fromarray(frame) for frame in clip],
+    "pil in a tuple": lambda clip: tuple(Image.fromarray(frame) for frame in clip),
+}
+each_form = pytest.mark.parametrize("form", FORMS)
+
+
+def plain(height: int = 32, width: int = 32) -> Clips:
+    """A clip of seven frames, each of one colour; a grey bar on its left says which way is up and left."""
+    clip = np.broadcast_to(COLOURS[:, None, None], (len(COLOURS), height, width, 3)).copy()
+    clip[:, : height // 2, : width // 4] = 128
+    return clip
+
+
+def gif_frames(path: Path) -> Clips:
+    with Image.open(path) as image:
+        return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
+
+
+@each_form
+def test_a_clip_as_video(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    assert export_to_video(FORMS[form](plain()), path) == path
+    read = read_clip(path, 0, None, size=None)
+    assert read.shape == (7, 32, 32, 3)
+    error = np.abs(read.astype(int) - plain())
+    # Colours are kept at half the resolution and in fewer levels; away from edges they are those that were given.
+    assert np.delete(error, range(6, 10), axis=2)[:, 20:].max() <= 6
+    assert error[:, :14, :6].max() <= 6
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@each_form
+def test_a_clip_as_gif(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "clip.gif"
+    assert export_to_gif(FORMS[form](plain()), path) == path
+    np.testing.assert_array_equal(gif_frames(path), plain())  # few colours: all are in the palette
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_rate_of_a_clip(tmp_path: Path) -> None:
+    for fps in (5, 20):
+        with open_video(export_to_video(plain(), tmp_path / "clip.mp4", fps=fps)) as reader:
+            assert (reader.info.fps, reader.info.frames, reader.info.codec) == (fps, 7, "h264")
+        with Image.open(export_to_gif(plain(), tmp_path / "clip.gif", fps=fps)) as image:
+            assert image.info["duration"] == 1000 / fps
+
+
+@pytest.mark.parametrize("export", [export_to_video, export_to_gif])
+def test_the_path_may_be_text_and_is_replaced(export: Any, tmp_path: Path) -> None:
+    path = tmp_path / ("clip.mp4" if export is export_to_video else "clip.gif")
+    path.write_text("old")
+    assert export(plain(), str(path)) == path
+    assert path.stat().st_size > 100
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("height", "width"), [(33, 32), (32, 33), (31, 47), (1, 1)])
+def test_odd_sides_are_filled_up_in_a_video_and_kept_in_a_gif(height: int, width: int, tmp_path: Path) -> None:
+    clip = plain(height, width)
+    read = read_clip(export_to_video(clip, tmp_path / "clip.mp4"), 0, None, size=None)
+    assert read.shape == (7, height + height % 2, width + width % 2, 3)
+    shown = read[:, :height, :width].astype(int)
+    assert np.abs(shown - clip).mean() < 6
+    if height % 2 and height > 1:  # the row that is added goes on in the colour of the last one
+        assert np.abs(read[:, -1].astype(int) - read[:, -2]).max() <= 6
+    np.testing.assert_array_equal(gif_frames(export_to_gif(clip, tmp_path / "clip.gif")), clip)
+
+
+@pytest.mark.parametrize("form", ["uint8", "np", "pt", "pil"])
+def test_one_channel_is_grey(form: str, tmp_path: Path) -> None:
+    levels = np.array([0, 60, 128, 200, 255], np.uint8)
+    grey = np.broadcast_to(levels[:, None, None, None], (5, 16, 16, 1))
+    given = [Image.fromarray(frame[..., 0]) for frame in grey] if form == "pil" else FORMS[form](grey.copy())
+    expected = grey.repeat(3, -1)
+    read = read_clip(export_to_video(given, tmp_path / "clip.mp4"), 0, None, size=None)
+    assert np.abs(read.astype(int) - expected).max() <= 3
+    np.testing.assert_array_equal(gif_frames(export_to_gif(given, tmp_path / "clip.gif")), expected)
+
+
+def test_levels_are_rounded_and_cut_off_at_the_ends(tmp_path: Path) -> None:
+    values = np.array([-0.5, 0.0, 59.6 / 255, 60.4 / 255, 1.0, 1.5])
+    clip = np.broadcast_to(values[:, None, None, None], (6, 8, 8, 3))
+    levels = gif_frames(export_to_gif(clip, tmp_path / "clip.gif"))[:, 0, 0, 0]
+    # (A GIF keeps frames that are alike once.)
+    assert [level for i, level in enumerate(levels) if i == 0 or level != levels[i - 1]] == [0, 60, 255]
+
+
+@pytest.mark.parametrize("export", [export_to_video, export_to_gif])
+@pytest.mark.parametrize(
+    "given",
+    [
+        np.zeros((2, 5, 16, 16, 3), np.uint8),  # clips, not one
+        np.zeros((16, 16, 3), np.uint8),  # a picture
+        np.zeros((5, 16, 16, 4), np.uint8),  # with transparency
+        np.zeros((5, 3, 16, 16), np.float32),  # an array with channels first
+        torch.zeros(5, 16, 16, 3),  # a tensor with channels last
+        torch.zeros(1, 3, 5, 16, 16),
+        [],
+        [np.zeros((16, 16, 3), np.uint8)],
+        [Image.new("RGB", (16, 16)), Image.new("RGB", (8, 8))],
+        "clip.mp4",
+        None,
+    ],
+    ids=lambda given: str(getattr(given, "shape", type(given).__name__)),
+)
+def test_what_is_no_clip_is_refused_and_leaves_nothing(export: Any, given: Any, tmp_path: Path) -> None:
+    message = "same shape" if isinstance(given, list) and len(given) == 2 else "frames must be one clip"
+    with pytest.raises(ValueError, match=message):
+        export(given, tmp_path / "clip.gif")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.xfail(strict=True, reason="numbers outside [0, 1] that are not uint8 arrays come out white, NaN as it may")
+@pytest.mark.parametrize(
+    "given",
+    [
+        torch.from_numpy(plain()).movedim(-1, 0),
+        plain().astype(np.int64),
+        np.full((2, 8, 8, 3), np.nan, np.float32),
+    ],
+    ids=["uint8 tensor", "whole numbers", "nan"],
+)
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+def test_numbers_that_mean_nothing_are_refused(given: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        export_to_gif(given, tmp_path / "clip.gif")
+
+
+@pytest.mark.xfail(strict=True, raises=(IndexError, FileNotFoundError), reason="looked for where there is nothing")
+@pytest.mark.parametrize("export", [export_to_video, export_to_gif])
+def test_a_clip_without_frames_is_refused(export: Any, tmp_path: Path) -> None:
+    suffix = "mp4" if export is export_to_video else "gif"
+    with pytest.raises(ValueError, match="frames must be one clip"):
+        export(np.zeros((0, 16, 16, 3), np.uint8), tmp_path / f"clip.{suffix}")
+
+
+@pytest.mark.parametrize(("export", "name"), [(export_to_video, "clip.txt"), (export_to_gif, "clip.mp4")])
+def test_a_name_that_is_no_video_leaves_nothing(export: Any, name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"output format|file extension"):
+        export(plain(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- curves

@@ -6,6 +6,7 @@ import gc
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -438,13 +439,23 @@ def test_only_a_beginning_is_without_latents(carry_latents: bool) -> None:
     assert without == ([0] if carry_latents else [0, STEPS, 2 * STEPS])
 
 
+@pytest.fixture
+def nothing_older() -> Iterator[None]:
+    """What is there before a test is not looked at, which also makes the looking fast."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def live_bytes() -> int:
-    """Memory that tensors hold just now."""
+    """Memory that tensors of this test hold just now."""
     gc.collect()
     alive = [value.untyped_storage() for value in gc.get_objects() if issubclass(type(value), Tensor)]
     return sum({storage.data_ptr(): storage.nbytes() for storage in alive}.values())
 
 
+@pytest.mark.usefixtures("nothing_older")
 def test_sixty_four_frames_from_five_in_memory_that_grows_by_the_frames_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = pipeline(model(sample_size=8, num_frames=16, context_frames=5))
     seen: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
