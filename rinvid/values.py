@@ -45,6 +45,17 @@ def require_range(name: str, value: Tensor) -> None:
     _require_later(fits, f"{name} must be in [0, 1]")
 
 
+def require_shape(name: str, value: Tensor | None, shape: tuple[int, ...] | None, required: bool = False) -> None:
+    """Refuse an input of a network of another shape; None as the shape is for an input that it does not take."""
+    if value is None:
+        if required and shape is not None:
+            raise ValueError(f"{name} is missing: this model needs one of shape {shape}")
+    elif shape is None:
+        raise ValueError(f"{name} was given, but this model is configured without it")
+    elif tuple(value.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; this model needs {shape}")
+
+
 def _require_later(fits: Tensor, message: str) -> None:
     # (Other devices have no such check.)
     if not readable(fits) and fits.device.type in ("cpu", "cuda"):

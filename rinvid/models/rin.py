@@ -34,7 +34,7 @@ from rinvid.models.layers import (
 from rinvid.models.positions import clip_code, coordinates, sinusoid
 from rinvid.strict import StrictConfig
 from rinvid.tokenizers.base import Grid, Tokenizer
-from rinvid.values import require_labels, require_range
+from rinvid.values import require_labels, require_range, require_shape
 
 PositionCode = Literal["learned", "sin_cos", "sin_cos_plus_learned"]
 SelfConditioning = Literal["none", "latent", "latent+interface"]
@@ -382,27 +382,17 @@ class RINModel(StrictConfig, ModelMixin, ConfigMixin):
         frames = () if c.num_frames is None else (self.predicted_frames,)
         batch = sample.shape[0]
         tokens = self.grid[0] * self.grid[1] * self.grid[2]
-        _check("sample", sample, (batch, c.in_channels, *frames, *self.frame_size))
+        require_shape("sample", sample, (batch, c.in_channels, *frames, *self.frame_size))
         given = (batch, c.in_channels, c.context_frames, *self.frame_size) if c.context_frames else None
-        _check("context", context, given, required=True)
-        _check("class_labels", labels, None if c.num_classes is None else (batch,), required=True)
+        require_shape("context", context, given, required=True)
+        require_shape("class_labels", labels, None if c.num_classes is None else (batch,), required=True)
         if labels is not None:
             require_labels(labels, c.num_classes)
-        _check("latents", latents, (batch, c.num_latents, c.latent_dim))
-        _check("interface", interface, (batch, tokens, c.interface_dim))
+        require_shape("latents", latents, (batch, c.num_latents, c.latent_dim))
+        require_shape("interface", interface, (batch, tokens, c.interface_dim))
 
 
 def _position_table(code: Tensor, kind: PositionCode) -> Table:
     fixed = None if kind == "learned" else code
     rows, dim = code.shape
     return Table(rows, dim, fixed, learned=kind != "sin_cos")
-
-
-def _check(name: str, value: Tensor | None, shape: tuple[int, ...] | None, required: bool = False) -> None:
-    if value is None:
-        if required and shape is not None:
-            raise ValueError(f"{name} is missing: this model needs one of shape {shape}")
-    elif shape is None:
-        raise ValueError(f"{name} was given, but this model is configured without it")
-    elif tuple(value.shape) != shape:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; this model needs {shape}")
