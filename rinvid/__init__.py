@@ -54,9 +54,10 @@ stock.register()
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = _HOMES.get(name) or stock.BASES.get(name)
+    if home is None:
         raise AttributeError(f"module 'rinvid' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(home), name)
 
 
 def __dir__() -> list[str]:

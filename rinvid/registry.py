@@ -14,6 +14,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 Spec = str | Mapping[str, Any]
+# Where a part comes from that no distribution registered.
+RUNNING_PROGRAM = "the program that saved it"
 PartT = TypeVar("PartT", bound=Callable[..., Any])
 
 
@@ -113,7 +115,7 @@ class Registry:
         if name not in self.names():
             self.get(name)
         dist = self._entries[name].dist if name in self._entries else None
-        return f"{dist.name} {dist.version}" if dist else "the program that saved it"
+        return f"{dist.name} {dist.version}" if dist else RUNNING_PROGRAM
 
     def name_of(self, part: Callable[..., Any]) -> str:
         """The name under which ``part`` is registered, the inverse of :meth:`get`.

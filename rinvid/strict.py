@@ -17,7 +17,7 @@ class StrictConfig:
             ValueError: The configuration has a key that the class does not take.
         """
         known = cls._get_init_keys(cls) - {"self"}  # type: ignore[attr-defined]
-        for key in config_dict.keys() - known:
+        for key in (config_dict.keys() | kwargs.keys()) - known:
             if not key.startswith("_"):
                 near = get_close_matches(key, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"

@@ -135,11 +135,15 @@ def _as_frames(frames: Any) -> Frames:
     """One clip in any form as uint8 (F, H, W, 3)."""
     if isinstance(frames, Sequence) and frames and all(isinstance(frame, Image.Image) for frame in frames):
         return np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
-    if isinstance(frames, Tensor) and frames.ndim == 4:
+    if isinstance(frames, Tensor) and frames.ndim == 4 and frames.is_floating_point():
         frames = frames.detach().float().cpu().movedim(0, -1).numpy()
-    if not isinstance(frames, np.ndarray) or frames.ndim != 4 or frames.shape[-1] not in (1, 3):
+    whole = isinstance(frames, np.ndarray) and frames.ndim == 4 and frames.shape[-1] in (1, 3) and frames.size > 0
+    if not whole or not (frames.dtype == np.uint8 or (frames.dtype.kind == "f" and np.isfinite(frames).all())):
         shape = tuple(getattr(frames, "shape", ())) or type(frames).__name__
-        raise ValueError(f"frames must be one clip: (F, H, W, C), a tensor (C, F, H, W) or PIL images, got {shape}")
+        raise ValueError(
+            "frames must be one clip: (F, H, W, C) in [0, 1] or uint8, a tensor (C, F, H, W) in [0, 1] or PIL images, "
+            f"got {shape} {getattr(frames, 'dtype', '')}"
+        )
     pixels = frames if frames.dtype == np.uint8 else (frames.clip(0, 1) * 255).round().astype(np.uint8)
     return np.broadcast_to(pixels, (*pixels.shape[:3], 3))
 

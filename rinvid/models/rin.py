@@ -198,7 +198,10 @@ class RINModel(StrictConfig, ModelMixin, ConfigMixin):
             ValueError: A tensor is missing, left over or not finite, or the configuration has an unknown key.
         """
         with_report = options.pop("output_loading_info", False)
-        model, report = super().from_pretrained(path, output_loading_info=True, **options)
+        try:
+            model, report = super().from_pretrained(path, output_loading_info=True, **options)
+        except RuntimeError as error:
+            raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
         for kind in ("missing", "unexpected", "mismatched"):
             if names := report.get(f"{kind}_keys"):
                 raise ValueError(f"{path}: {len(names)} {kind} tensors, such as {min(map(str, names))!r}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
@@ -88,6 +89,9 @@ class RINPipeline(StrictConfig, DiffusionPipeline):
         scheduler, dtype = self.scheduler, self.model.dtype
         scale = scheduler.config.get("input_scale", 1.0)
         scheduler.set_timesteps(num_inference_steps, device=noise.device)
+        if hasattr(scheduler, "set_begin_index"):
+            # Or some would look for their place by the timestep, of which there may be two alike.
+            scheduler.set_begin_index(0)
         levels, times = gamma_of(scheduler, scheduler.timesteps), times_of(scheduler)
         context = None if context is None else (context * scale).to(dtype)
         conditions = {"class_labels": class_labels, "context": context}
@@ -121,11 +125,18 @@ class RINPipeline(StrictConfig, DiffusionPipeline):
         taken = inspect.signature(self.scheduler.step).parameters
         return {name: value for name, value in wanted.items() if name in taken}
 
-    def _check(self, num_inference_steps: int, output_type: str, guidance_scale: float) -> None:
+    def _check(
+        self, num_inference_steps: int, output_type: str, guidance_scale: float, guidance_interval: tuple[float, float]
+    ) -> None:
         """What can be wrong with a call, before any work."""
         if output_type not in get_args(OutputType):
             raise ValueError(f"output_type {output_type!r}; known: {', '.join(get_args(OutputType))}")
         check_steps(self.scheduler, num_inference_steps)
+        first, last = guidance_interval
+        if not 0 <= first <= last <= 1:
+            raise ValueError(
+                f"guidance_interval must be two times with 0 <= first <= last <= 1, got {guidance_interval}"
+            )
         if guidance_scale and self.model.config.num_classes is None:
             raise ValueError(f"guidance_scale={guidance_scale}: a model without classes has nothing to be guided to")
 
@@ -139,11 +150,13 @@ class RINPipeline(StrictConfig, DiffusionPipeline):
         if classes is None:
             raise ValueError("class_labels were given, but this model has no classes")
         labels = torch.as_tensor(class_labels, device="cpu").reshape(-1)
+        if not len(labels):
+            raise ValueError("class_labels is empty")
         require_labels(labels, classes)
         if batch is not None and len(labels) == 1:
             labels = labels.expand(batch)
         if batch is not None and len(labels) != batch:
-            raise ValueError(f"class_labels has {len(labels)} labels for {batch} samples")
+            raise ValueError(f"there are {len(labels)} labels for {batch} samples")
         return labels.to(self._execution_device)
 
     def _noise(self, shape: tuple[int, ...], generator: Generator) -> Tensor:
@@ -153,8 +166,10 @@ class RINPipeline(StrictConfig, DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **options: Any) -> None:
         """As diffusers saves pipelines, with a model card; parts of plugins are noted with where they come from."""
+        config = {key: value for key, value in self.config.items() if key != "_plugins"}
         if parts := foreign_parts(self.model, self.scheduler):
-            self.register_to_config(_plugins=parts)
+            config["_plugins"] = parts
+        self._internal_dict: Any = FrozenDict(config)
         super().save_pretrained(save_directory, *args, **options)
         write_card(save_directory, self)
 

@@ -63,7 +63,7 @@ class RINImagePipeline(RINPipeline):
         Raises:
             ValueError: An argument is out of its range, or does not fit the model.
         """
-        self._check(num_inference_steps, output_type, guidance_scale)
+        self._check(num_inference_steps, output_type, guidance_scale, guidance_interval)
         if num_images_per_label < 1 or batch_size < 1:
             raise ValueError("num_images_per_label and batch_size must be at least 1")
         labels = self._labels(class_labels)

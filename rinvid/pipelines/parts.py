@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from diffusers.pipelines import pipeline_loading_utils
+
 from rinvid import registry
-from rinvid.registry import Registry
+from rinvid.registry import RUNNING_PROGRAM, Registry
+from rinvid.stock import add_library
 
 _REGISTRIES = {r.group: r for r in (registry.tokenizers, registry.schedules, registry.schedulers, registry.backbones)}
 
@@ -22,19 +25,20 @@ def foreign_parts(model: Any, scheduler: Any) -> dict[str, str]:
 
 
 def require_parts(recorded: Mapping[str, str]) -> None:
-    """Raise ValueError unless all parts that a pipeline was saved with are there; import those that are classes.
-
-    diffusers finds the class of a component only in modules that are imported already.
-    """
+    """Raise ValueError unless all parts that a pipeline was saved with are there; tell diffusers of their classes."""
     for key, origin in recorded.items():
         group, _, name = key.partition(":")
+        if group not in _REGISTRIES:
+            raise ValueError(f"this pipeline needs {key!r} of {origin}; known groups: {', '.join(_REGISTRIES)}")
         parts = _REGISTRIES[group]
         if name not in parts.names():
-            raise ValueError(
-                f"this pipeline needs the {parts.kind} {name!r} of {origin}, which is not installed: "
-                f"pip install {origin.split()[0]}"
-            )
-        parts.get(name)
+            missing = "not installed: pip install " + origin.split()[0]
+            if origin == RUNNING_PROGRAM:
+                missing = "not registered in this one"
+            raise ValueError(f"this pipeline needs the {parts.kind} {name!r} of {origin}, which is {missing}")
+        part = parts.get(name)
+        if group in ("rinvid.schedulers", "rinvid.backbones"):
+            add_library(pipeline_loading_utils, part.__module__, [part.__name__])
 
 
 def _parts(model: Any, scheduler: Any) -> Iterator[tuple[Registry, str]]:

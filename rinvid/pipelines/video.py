@@ -90,7 +90,7 @@ class RINVideoPipeline(RINPipeline):
         Raises:
             ValueError: The context does not fit the model, with the shape that would; an argument is out of range.
         """
-        self._check(num_inference_steps, output_type, guidance_scale)
+        self._check(num_inference_steps, output_type, guidance_scale, guidance_interval)
         given = self.prepare_context(context)
         total = self._total_frames(num_frames, given is not None)
         batch = batch_size if given is None else len(given)

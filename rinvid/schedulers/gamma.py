@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
@@ -83,6 +83,8 @@ class _GammaScheduler(StrictConfig, SchedulerMixin, ConfigMixin):
             if "schedule" not in config_dict:
                 raise ValueError(f"{cls.__name__} needs a noise schedule, which this configuration does not name")
             foreign = config_dict.keys() - known
+            if config_dict.get("variance_type", "") not in get_args(VarianceType):
+                foreign |= {"variance_type"}
         else:
             foreign = set().union(*(cls._get_init_keys(kind) for kind in _GammaScheduler.__subclasses__())) - known
         return super().extract_init_dict({k: v for k, v in config_dict.items() if k not in foreign}, **kwargs)
@@ -220,8 +222,8 @@ class GammaDDPMScheduler(_GammaScheduler):
         clip_sample: bool = True,
         variance_type: VarianceType = "fixed_large",
     ) -> None:
-        if variance_type not in ("fixed_large", "fixed_small"):
-            raise ValueError(f"variance_type {variance_type!r}; known: fixed_large, fixed_small")
+        if variance_type not in get_args(VarianceType):
+            raise ValueError(f"variance_type {variance_type!r}; known: {', '.join(get_args(VarianceType))}")
         self._setup()
 
     def step(

@@ -16,6 +16,7 @@ from rinvid.prediction import unit_variance
 from rinvid.schedules import Schedule
 
 TRAIN_STEPS = 1000
+BETA_MIN = 1e-6
 
 
 def stock_config(schedule: Schedule, input_scale: float) -> dict[str, Any]:
@@ -27,8 +28,10 @@ def stock_config(schedule: Schedule, input_scale: float) -> dict[str, Any]:
     """
     times = torch.arange(TRAIN_STEPS + 1, dtype=torch.float64) / TRAIN_STEPS
     gamma = schedule(times)
+    # Neither all nor none of the signal is lost in a step, since solvers divide by the distances of levels.
+    betas = (1 - gamma[1:] / gamma[:-1]).nan_to_num(0).clamp(BETA_MIN, 1 - BETA_MIN)
     return {
-        "trained_betas": (1 - (gamma[1:] / gamma[:-1]).clamp(0, 1)).tolist(),
+        "trained_betas": betas.tolist(),
         "num_train_timesteps": TRAIN_STEPS,
         "clip_sample_range": input_scale,
         # The spacing whose timesteps are those of our samplers: t = 1, 1 - 1 / N, ...
@@ -51,10 +54,11 @@ def gamma_of(scheduler: Any, timestep: Tensor | float) -> Tensor:
     if hasattr(scheduler, "gamma"):
         return scheduler.gamma(timestep)
     levels = getattr(scheduler, "alphas_cumprod", None)
-    if levels is None or getattr(scheduler.config, "use_flow_sigmas", False):
+    continuous = getattr(scheduler.config, "timestep_type", "discrete") == "continuous"
+    if levels is None or continuous or getattr(scheduler.config, "use_flow_sigmas", False):
         raise ValueError(
-            f"{type(scheduler).__name__} has no noise levels of a diffusion (alphas_cumprod); choose one that has, "
-            "such as DDIMScheduler or DPMSolverMultistepScheduler"
+            f"{type(scheduler).__name__} has no noise levels of a diffusion (alphas_cumprod) by timesteps; choose one "
+            "that has, such as DDIMScheduler or DPMSolverMultistepScheduler"
         )
     timestep = torch.as_tensor(timestep, dtype=torch.float32)
     levels = levels.to(timestep.device, torch.float32)

@@ -445,7 +445,7 @@ def test_labels_that_are_not_classes(pipe: RINImagePipeline, labels: list[Any]) 
 
 
 def test_negative_labels_of_another_number(pipe: RINImagePipeline) -> None:
-    with pytest.raises(ValueError, match="class_labels has 2 labels for 3 samples"):
+    with pytest.raises(ValueError, match="there are 2 labels for 3 samples"):
         sample(pipe, guidance_scale=1.0, negative_labels=[1, 2])
 
 
@@ -462,7 +462,7 @@ def test_labels_and_models_that_do_not_fit(pipe: RINImagePipeline, unconditional
     ("options", "message"),
     [
         ({"output_type": "gif"}, "output_type 'gif'; known: pil, np, pt"),
-        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, got 0"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be .*at least 1, got 0"),
         ({"num_images_per_label": 0}, "num_images_per_label and batch_size must be at least 1"),
         ({"max_batch_size": 0}, "max_batch_size must be at least 1, got 0"),
     ],

@@ -250,7 +250,7 @@ def test_labels() -> None:
     assert (other[1] != frames[1]).any()
     with pytest.raises(ValueError, match="class_labels is missing"):
         sample(pipe, given)
-    with pytest.raises(ValueError, match=r"class_labels has 3 labels for 2 samples"):
+    with pytest.raises(ValueError, match=r"there are 3 labels for 2 samples"):
         sample(pipe, given, class_labels=[1, 2, 3])
 
 
@@ -318,7 +318,7 @@ def test_guidance_away_from_labels_of_choice() -> None:
     # Away from where it goes: (1 + w) - w of the same is the plain clip.
     plain = sample(pipe, given, class_labels=[1, 3])
     np.testing.assert_allclose(sample(pipe, given, negative_labels=[1, 3], **options), plain, atol=1e-4)
-    with pytest.raises(ValueError, match=r"class_labels has 3 labels for 2 samples"):
+    with pytest.raises(ValueError, match=r"there are 3 labels for 2 samples"):
         sample(pipe, given, negative_labels=[0, 1, 2], **options)
 
 

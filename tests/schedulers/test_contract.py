@@ -77,7 +77,7 @@ def test_timesteps_are_on_the_device_asked_for(kind: Kind, device: str | torch.d
 def test_samples_stay_on_their_device(kind: Kind) -> None:
     # The device "meta" has shapes alone, and no number from elsewhere can slip in.
     scheduler, x = make(kind), draw().to("meta")
-    for t in (0.5, torch.tensor(0.5), torch.tensor(0.5, device="meta")):
+    for t in (0.5, torch.tensor(0.5), torch.tensor([0.5, 0.25]), torch.tensor(0.5, device="meta")):
         result = scheduler.step(x, t, x)
         assert result.prev_sample.device.type == result.pred_original_sample.device.type == "meta"
         assert scheduler.add_noise(x, x, t).device.type == "meta"
