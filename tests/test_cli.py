@@ -163,7 +163,7 @@ def test_convert_takes_other_options_from_a_file(tmp_path: Path, capsys: pytest.
     [
         ("nowhere.npz", "nowhere.npz: no such file"),
         ("text.npz", "text.npz: not an npz file"),
-        ("empty.npz", "the reference has no array for"),
+        ("empty.npz", "no arrays weights/NAME"),
         ("checkpoint", "checkpoint is a folder: a TensorFlow checkpoint needs its options, --meta FILE"),
     ],
 )
