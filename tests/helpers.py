@@ -17,6 +17,17 @@ from rinvid.models.rin import RINModel
 from rinvid.schedules import Schedule, create_schedule
 
 PARITY = Path(__file__).parent / "data" / "parity"
+# The reference files that hold a network by itself.
+NETWORKS = [
+    "image_class_latent",
+    "image_class_tape",
+    "image_encln",
+    "image_selfcond_both",
+    "image_uncond_sincos",
+    "video_4to4",
+    "video_5to11",
+    "video_tape_time",
+]
 
 
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from rinvid.convert import from_reference
 from rinvid.models.rin import RINModel
 from tests.helpers import (
+    NETWORKS,
     PARITY,
     assert_close,
     channels_first,
@@ -25,16 +26,6 @@ from tests.helpers import (
 )
 from tests.reference import meta_of, reference_arrays, reference_meta, weights_of, written_out
 
-NETWORKS = [
-    "image_class_latent",
-    "image_class_tape",
-    "image_encln",
-    "image_selfcond_both",
-    "image_uncond_sincos",
-    "video_4to4",
-    "video_5to11",
-    "video_tape_time",
-]
 WITH_WEIGHTS = sorted(path.stem for kind in ("image", "video", "diffusion") for path in PARITY.glob(f"{kind}_*.npz"))
 
 IMAGE: dict[str, Any] = {"num_frames": None, "context_frames": 0}

@@ -212,12 +212,11 @@ class RINModel(StrictConfig, ModelMixin, ConfigMixin):
 
     def _block(self, depth: int) -> RINBlock:
         c = self.config
-        read = (c.latent_dim, c.interface_dim, c.rw_num_heads, c.latent_mlp_ratio, c.xattn_enc_ln)
         write = (c.interface_dim, c.latent_dim, c.rw_num_heads, c.interface_mlp_ratio, c.xattn_enc_ln)
         # Appended context stands last among the tokens, and first in time.
         trailing = sum(share == 1 for _, share in self.spans) if c.context_mode == "append" else 0
         return RINBlock(
-            read=CrossLayer(*read),
+            read=CrossLayer(c.latent_dim, c.interface_dim, c.rw_num_heads, c.latent_mlp_ratio, c.xattn_enc_ln),
             compute=[
                 ComputeLayer(c.latent_dim, c.latent_num_heads, c.latent_mlp_ratio, c.dropout, c.drop_path)
                 for _ in range(depth)

@@ -40,7 +40,6 @@ class RINPipeline(StrictConfig, DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "model"
-    _callback_tensor_inputs = ("sample",)
 
     def __init__(self, model: RINModel, scheduler: Scheduler) -> None:
         super().__init__()

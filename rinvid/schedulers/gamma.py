@@ -99,8 +99,8 @@ class _GammaScheduler(StrictConfig, SchedulerMixin, ConfigMixin):
         self._schedule = create_schedule(spec if isinstance(spec, str) else dict(spec))
         self.num_inference_steps: int | None = None
         self.timesteps = torch.empty(0)
-        require_signal(self._schedule, self._internal_dict["prediction_type"])
-        self._stock_config = stock_config(self._schedule, self._internal_dict["input_scale"])
+        require_signal(self._schedule, self.config.prediction_type)
+        self._stock_config = stock_config(self._schedule, self.config.input_scale)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Lay out ``num_inference_steps`` >= 1 times, from 1 downwards."""

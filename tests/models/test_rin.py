@@ -15,6 +15,7 @@ from rinvid.conditioning import LatentCarry
 from rinvid.models.layers import ComputeLayer, Recall
 from rinvid.models.rin import RINModel, RINOutput
 from tests.helpers import (
+    NETWORKS,
     PARITY,
     assert_close,
     channels_first,
@@ -74,16 +75,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "latents narrower than interface": {"latent_dim": 16, "interface_dim": 32},
 }
 CONTEXT_MODES = ["append", "inline", "concat"]
-REFERENCES = [
-    "image_class_latent",
-    "image_class_tape",
-    "image_encln",
-    "image_selfcond_both",
-    "image_uncond_sincos",
-    "video_4to4",
-    "video_5to11",
-    "video_tape_time",
-]
 
 
 def carried(model: RINModel, batch: int = 2) -> dict[str, Tensor]:
@@ -108,11 +99,11 @@ def run(model: RINModel, inputs: dict[str, Tensor], **changes: Any) -> Tensor:
 
 def test_every_recorded_network_is_checked() -> None:
     recorded = [path.stem for kind in ("image", "video") for path in PARITY.glob(f"{kind}_*.npz")]
-    assert sorted(recorded) == REFERENCES
+    assert sorted(recorded) == NETWORKS
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_reference_outputs(name: str, warm: bool) -> None:
     arrays, _ = parity(name)
     inputs = {"sample": channels_first(arrays["x"]), "gamma": arrays["gamma"]}
