@@ -6,12 +6,17 @@ import argparse
 import sys
 from pathlib import Path
 
+from rinvid.data.commands import add_data_commands
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; bad input ends in one line and exit status 2."""
     options = _parser().parse_args(arguments)
     try:
-        {"sample": _sample, "convert": _convert, "plugins": _plugins, "presets": _presets}[options.command](options)
+        options.run(options)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -38,6 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--stride", type=int, default=1, metavar="N", help="distance between frames (default: 1)")
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the noise (default: %(default)s)")
     sample.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
+    sample.set_defaults(run=_sample)
+
+    add_data_commands(commands)
 
     convert = commands.add_parser(
         "convert",
@@ -54,13 +62,18 @@ def _parser() -> argparse.ArgumentParser:
         "--meta", type=Path, help="JSON file of the reference's options, which a checkpoint folder needs"
     )
     convert.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
+    convert.set_defaults(run=_convert)
 
-    commands.add_parser("plugins", help="list all registered parts", description="List all registered parts by group.")
-    commands.add_parser(
+    plugins = commands.add_parser(
+        "plugins", help="list all registered parts", description="List all registered parts by group."
+    )
+    plugins.set_defaults(run=_plugins)
+    presets = commands.add_parser(
         "presets",
         help="list the published networks",
         description="List the published networks as a Markdown table: our counts of parameters and GFLOPs, and theirs.",
     )
+    presets.set_defaults(run=_presets)
     return parser
 
 
@@ -76,8 +89,9 @@ def _sample(options: argparse.Namespace) -> None:
 
     from rinvid.data.clips import VideoClips
     from rinvid.data.digits import digits_root
-    from rinvid.data.index import index_videos
-    from rinvid.evaluation import held_out_clips, predict_clips, score_clips
+    from rinvid.data.loader import held_out
+    from rinvid.data.videos import open_videos
+    from rinvid.evaluation import predict_clips, score_clips
     from rinvid.pipelines.video import RINVideoPipeline
     from rinvid.pretrained import pretrained_folder
     from rinvid.report import print_scores, save_comparison
@@ -88,11 +102,11 @@ def _sample(options: argparse.Namespace) -> None:
     pipeline = RINVideoPipeline.from_pretrained(source).to("cuda" if torch.cuda.is_available() else "cpu")
     config = pipeline.model.config
     root = options.root or digits_root()
-    index = index_videos(root, (config.num_frames - 1) * options.stride + 1)
-    clips = VideoClips(root, index.usable["val"], config.num_frames, options.stride, pipeline.model.frame_size[0])
-    truth = held_out_clips(clips, options.clips)
+    videos = open_videos(root, config.num_frames, pipeline.model.frame_size[0], options.stride)
+    truth, labels, _ = held_out(VideoClips(videos.parts["val"], config.num_frames), options.clips)
     options.out.mkdir(parents=True, exist_ok=True)
-    predicted = predict_clips(pipeline, truth, options.steps, options.seed)
+    known = labels if config.num_classes else None
+    predicted = predict_clips(pipeline, truth, options.steps, options.seed, labels=known)
     save_comparison(truth, predicted, config.context_frames, len(truth), options.out)
     print_scores(score_clips(truth, predicted, config.context_frames), len(truth))
     print(f"wrote {options.out / 'samples.gif'} and {options.out / 'samples.mp4'}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from rinvid import registry
-from rinvid.data.clips import VideoClips, to_model_range, to_uint8
+from rinvid.data.clips import to_model_range, to_uint8
 from rinvid.metrics.frames import psnr, ssim
 from rinvid.metrics.frechet import frechet_distance
 from rinvid.models.rin import RINModel
@@ -24,15 +24,15 @@ from rinvid.training.objective import diffusion_losses
 GAIN_TIMES = (0.5, 0.7, 0.9, 1.0)
 
 
-def held_out_clips(clips: VideoClips, count: int) -> NDArray[np.uint8]:
-    """Up to ``count`` windows of val videos as an array; see :meth:`rinvid.data.clips.VideoClips.held_out`."""
-    return clips.held_out(count).numpy()
-
-
 def predict_clips(
-    pipeline: RINVideoPipeline, truth: NDArray[np.uint8], steps: int, seed: int, batch_size: int = 64
+    pipeline: RINVideoPipeline,
+    truth: NDArray[np.uint8],
+    steps: int,
+    seed: int,
+    batch_size: int = 64,
+    labels: Tensor | None = None,
 ) -> NDArray[np.uint8]:
-    """Predict each clip from its first frames; uint8 like ``truth``, context frames first.
+    """Predict each clip from its first frames, and its label if given; uint8 like ``truth``, context frames first.
 
     The noise of a clip depends on ``seed`` and its place alone, not on the batch it is sampled in.
     """
@@ -45,7 +45,12 @@ def predict_clips(
         generators = [generator(seed, first + index) for index in range(len(part))]
         context = part[:, :given] if given else None
         clips = pipeline(
-            context, num_inference_steps=steps, generator=generators, output_type="pt", batch_size=len(part)
+            context,
+            class_labels=None if labels is None else labels[first : first + batch_size].tolist(),
+            num_inference_steps=steps,
+            generator=generators,
+            output_type="pt",
+            batch_size=len(part),
         ).frames
         predicted.append(to_uint8(clips * 2 - 1).cpu().numpy())
     return np.concatenate(predicted)
@@ -84,7 +89,9 @@ def score_clips(
     return scores
 
 
-def context_gain(model: RINModel, clips: Tensor, options: Mapping[str, Any], seed: int) -> dict[str, float]:
+def context_gain(
+    model: RINModel, clips: Tensor, options: Mapping[str, Any], seed: int, labels: Tensor | None = None
+) -> dict[str, float]:
     """By how much a clip's own context lowers the x0 error against another clip's context, at some noise levels.
 
     Zero means that the context is ignored, which the loss curve does not show.
@@ -94,6 +101,7 @@ def context_gain(model: RINModel, clips: Tensor, options: Mapping[str, Any], see
         clips: (B, C, F, H, W) in [-1, 1], B at least 2.
         options: Arguments of the objective, ``schedule`` included.
         seed: Seed of the noise, the same at every call.
+        labels: (B,) for a model with classes.
     """
     given = model.config.context_frames
     if not given or len(clips) < 2:
@@ -104,6 +112,8 @@ def context_gain(model: RINModel, clips: Tensor, options: Mapping[str, Any], see
         **options,
         "loss_type": "sample",
         "noise": noise,
+        "label_dropout": 0.0,
+        "class_labels": None if labels is None else labels.to(clips.device),
         "self_cond_mask": torch.ones(len(clips), dtype=torch.bool, device=clips.device),
     }
     gains = {}

@@ -31,12 +31,13 @@ def finish(
     mean: Tensor,
     folder: Path,
     facts: Mapping[str, Any],
+    labels: Tensor | None = None,
 ) -> None:
     """Save the pipeline, evaluate it on val clips, and write metrics.json and the pictures."""
     with whole_folder(folder / "pipeline", replace=True) as temporary:
         pipeline.save_pretrained(temporary)
     predicted = predict_clips(
-        pipeline, truth, config.sampling.num_inference_steps, config.seed, config.evaluation.batch_size
+        pipeline, truth, config.sampling.num_inference_steps, config.seed, config.evaluation.batch_size, labels
     )
     given = pipeline.model.config.context_frames
     metrics = {

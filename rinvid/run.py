@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 import os
@@ -11,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,12 +18,14 @@ import yaml
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env, set_seed
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rinvid import registry
 from rinvid.data.clips import VideoClips, to_model_range
-from rinvid.data.decode import claim_backend
-from rinvid.data.index import Video, VideoIndex, index_videos
-from rinvid.evaluation import context_gain, held_out_clips, predict_clips
+from rinvid.data.decode import choose_backend
+from rinvid.data.loader import Loader, held_out
+from rinvid.data.videos import Videos, open_videos
+from rinvid.evaluation import context_gain, predict_clips
 from rinvid.metrics.frames import psnr
 from rinvid.models.rin import RINModel
 from rinvid.options import Presets, as_plain, parse
@@ -32,10 +33,14 @@ from rinvid.pipelines.video import RINVideoPipeline
 from rinvid.report import examples_of, finish, write_text
 from rinvid.run_folder import claim_run_folder
 from rinvid.training.config import Precision, RunConfig
-from rinvid.training.loop import Interrupted, Watch, loss_options, train
+from rinvid.training.loop import Interrupted, Watch, loss_options, train, training_batches
 from rinvid.training.optim import learning_rate
 from rinvid.visual import save_image, strip
 
+logger = logging.getLogger(__name__)
+
+# So many files that could not be read are named in metrics.json.
+_NAMED = 100
 # Errors that say themselves what is wrong; anything else is a defect and keeps its traceback.
 USER_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
 
@@ -76,18 +81,17 @@ def video_prediction(config: RunConfig) -> Path:
     state = PartialState(cpu=cpu)
     _use_all_cores(state)
     set_seed(config.seed)
-    claim_backend(config.data.backend)
+    choose_backend(config.data.backend)
     model = RINModel(**config.model)
     _validate(config, model, state)
     scheduler = create_scheduler(config)
     with state.main_process_first():
-        index = _index(config, model, state.is_main_process)
-    train_clips = _clips(config, model, index, "train")
-    val_clips = _clips(config, model, index, "val")
-    if not config.data.num_workers and train_clips.decoded_bytes <= config.data.cache_mb * 2**20:
-        train_clips.decode_all(show_progress=state.is_main_process)
-    mean = train_clips.mean_frame()
-    truth = held_out_clips(val_clips, config.evaluation.num_clips)
+        videos = _open(config, model, state.is_main_process)
+    check_classes(model.config.num_classes, videos.classes)
+    frames, data = model.config.num_frames, config.data
+    clips = VideoClips(videos.parts["train"], frames, data.clips, data.flip, data.crop, replace=True)
+    truth = _held_out(config, VideoClips(videos.parts["val"], frames), config.evaluation.num_clips)
+    mean = to_model_range(torch.from_numpy(_held_out(config, clips, 256).frames)).mean((0, 2))
     record = as_plain(config)
     folder, resume = claim_run_folder(config, record, state)
 
@@ -95,18 +99,47 @@ def video_prediction(config: RunConfig) -> Path:
         cpu=cpu, mixed_precision=_precision(config.precision, state.device), log_with="tensorboard", project_dir=folder
     )
     if accelerator.is_main_process:
-        _print_summary(config, model, index, [train_clips, val_clips], folder, resume)
+        _print_summary(config, model, videos, folder, resume)
         write_text(folder / "config.yaml", yaml.safe_dump({**record, "output_dir": None, "resume": "never"}))
     watch = _watcher(config, scheduler, truth, folder)
+    batches = training_batches(config, clips, accelerator, resume)
     started = time.perf_counter()
-    model = train(config, model, train_clips, folder, accelerator, record, resume, watch)
+    model = train(config, model, batches, folder, accelerator, record, resume, watch)
     if accelerator.is_main_process:
         seconds = round(time.perf_counter() - started, 1)
-        facts = {"data": _data_facts(config, index, [train_clips, val_clips]), "training_seconds": seconds}
-        finish(config, RINVideoPipeline(model, scheduler), truth, mean, folder, facts)
+        facts = {"data": _data_facts(config, videos, truth, batches), "training_seconds": seconds}
+        finish(config, RINVideoPipeline(model, scheduler), truth.frames, mean, folder, facts, truth.labels)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return folder
+
+
+class HeldOut(NamedTuple):
+    """Clips that are read once: frames uint8 (N, F, H, W, 3), labels for a model with classes, and what is missing."""
+
+    frames: NDArray[np.uint8]
+    labels: Tensor | None
+    left_out: list[str]
+
+
+def _held_out(config: RunConfig, clips: VideoClips, count: int) -> HeldOut:
+    data = config.data
+    frames, labels, left_out = held_out(
+        clips, count, workers=data.num_workers, start_method=data.start_method, timeout=data.timeout
+    )
+    for line in left_out:
+        logger.warning("left out %s", line)
+    return HeldOut(frames, labels if config.model.get("num_classes") else None, left_out)
+
+
+def check_classes(num_classes: int | None, classes: Sequence[str]) -> None:
+    """Refuse data whose classes are not the model's.
+
+    Raises:
+        ValueError: Another number of classes, or none.
+    """
+    if num_classes is not None and len(classes) != num_classes:
+        raise ValueError(f"model.num_classes is {num_classes}, the data has {len(classes)} classes")
 
 
 def _validate(config: RunConfig, model: RINModel, state: PartialState) -> None:
@@ -115,8 +148,11 @@ def _validate(config: RunConfig, model: RINModel, state: PartialState) -> None:
         raise ValueError(f"batch_size={config.batch_size} does not divide over {state.num_processes} processes")
     if model.config.num_frames is None:
         raise ValueError("model.num_frames is not set: video prediction needs a video model")
-    if model.config.in_channels != 3 or model.config.num_classes is not None:
-        raise ValueError("videos are read as RGB without labels: model.in_channels must be 3, model.num_classes null")
+    if model.config.in_channels != 3:
+        raise ValueError(f"videos are read as RGB: model.in_channels must be 3, got {model.config.in_channels}")
+    height, width = model.frame_size
+    if height != width:
+        raise ValueError(f"model.sample_size must be square for video files, got {height}x{width}")
     loss_options(config)
     optimizer = config.optimizer
     learning_rate(0, optimizer.lr, optimizer.warmup_steps, config.max_steps, optimizer.schedule)
@@ -134,72 +170,71 @@ def create_scheduler(config: RunConfig) -> Any:
     return registry.schedulers.create(config.sampling.scheduler, **trained)
 
 
-def _watcher(config: RunConfig, scheduler: Any, truth: NDArray[np.uint8], folder: Path) -> Watch:
+def _watcher(config: RunConfig, scheduler: Any, truth: HeldOut, folder: Path) -> Watch:
     """Sample strips, how good the samples are, and context gain, with the same clips and noise every time."""
-    sampled = truth[examples_of(len(truth), 8)]
-    probe = to_model_range(torch.from_numpy(truth[:64]))
+    shown = examples_of(len(truth.frames), 8)
+    sampled, labels = truth.frames[shown], truth.labels[shown] if truth.labels is not None else None
+    probe = to_model_range(torch.from_numpy(truth.frames[:64]))
+    probe_labels = truth.labels[:64] if truth.labels is not None else None
 
     def watch(step: int, model: RINModel) -> Mapping[str, float]:
         given, values = model.config.context_frames, {}
         if step < config.max_steps:
             pipeline = RINVideoPipeline(model, scheduler)
-            predicted = predict_clips(pipeline, sampled, config.sampling.num_inference_steps, config.seed)
+            steps = config.sampling.num_inference_steps
+            predicted = predict_clips(pipeline, sampled, steps, config.seed, labels=labels)
             strips = folder / "strips"
             strips.mkdir(exist_ok=True)
             save_image(strip(sampled[::2], predicted[::2], given), strips / f"step_{step:08d}.png")
             made, real = (to_model_range(torch.from_numpy(clips[:, given:])) for clips in (predicted, sampled))
             values["psnr"] = float(psnr(made, real).mean())
-        return values | context_gain(model, probe.to(model.device), loss_options(config), config.seed)
+        gains = context_gain(model, probe.to(model.device), loss_options(config), config.seed, probe_labels)
+        return values | gains
 
     return watch
 
 
-def _index(config: RunConfig, model: RINModel, show_progress: bool) -> VideoIndex:
+def _open(config: RunConfig, model: RINModel, show_progress: bool) -> Videos:
     data = config.data
     root = Path(data.root) if data.root is not None else registry.datasets.create(data.source)
-    needed = (model.config.num_frames - 1) * config.data.stride + 1
-    return index_videos(root, needed, config.data.backend, show_progress)
+    return open_videos(
+        root,
+        model.config.num_frames,
+        model.frame_size[0],
+        data.stride,
+        data.fps,
+        data.resize,
+        data.backend,
+        Path(data.index) if data.index else None,
+        # A clip cache holds centre crops.
+        data.cache_mb if data.crop == "centre" else 0,
+        show_progress,
+    )
 
 
-def _clips(config: RunConfig, model: RINModel, index: VideoIndex, split: str) -> VideoClips:
-    height, width = model.frame_size
-    if height != width:
-        raise ValueError(f"model.sample_size must be square for video files, got {height}x{width}")
-    data = config.data
-    return VideoClips(index.root, index.usable[split], model.config.num_frames, data.stride, height, data.backend)
-
-
-def _left_out(index: VideoIndex, clips: Sequence[VideoClips]) -> list[Video]:
-    """What the probe left out, and what turned out broken when it was read."""
-    return [*index.left_out, *(video for part in clips for video in part.left_out)]
-
-
-def _print_summary(
-    config: RunConfig,
-    model: RINModel,
-    index: VideoIndex,
-    clips: Sequence[VideoClips],
-    folder: Path,
-    resume: Path | None,
-) -> None:
-    train_clips, val_clips = clips
-    parameters = sum(p.numel() for p in model.parameters())
-    backend, left_out = claim_backend(config.data.backend), len(_left_out(index, clips))
-    videos = f"{len(train_clips)} train, {len(val_clips)} val videos" + (f", {left_out} left out" if left_out else "")
-    print(f"data      {index.root}: {videos}, read with {backend}")
+def _print_summary(config: RunConfig, model: RINModel, videos: Videos, folder: Path, resume: Path | None) -> None:
+    parameters, left_out = sum(p.numel() for p in model.parameters()), len(videos.left_out)
+    counts = ", ".join(f"{len(part)} {name}" for name, part in videos.parts.items())
+    counts += f" videos, {left_out} left out" if left_out else " videos"
+    print(f"data      {videos.root}: {counts}")
+    print(f"          read from {videos.read_as} with {choose_backend(config.data.backend)}")
     print(f"network   {parameters / 1e6:.2f}M parameters, {math.prod(model.grid)} interface tokens")
     print(f"training  {config.max_steps} steps of {config.batch_size} clips, preset {config.preset}")
     print(f"folder    {folder}" + (f", going on from {resume}" if resume else ""), flush=True)
 
 
-def _data_facts(config: RunConfig, index: VideoIndex, clips: Sequence[VideoClips]) -> dict[str, Any]:
-    train_clips, val_clips = clips
+def _data_facts(config: RunConfig, videos: Videos, truth: HeldOut, batches: Loader) -> dict[str, Any]:
+    """What was read, and what was not; the first so many files of each kind by name."""
     return {
         "root": config.data.root or dict(config.data.source),
-        "fingerprint": index.fingerprint,
-        "videos": {"train": len(train_clips), "val": len(val_clips)},
-        "left_out": [dataclasses.asdict(video) for video in _left_out(index, clips)],
-        "clip_frames": train_clips.num_frames,
+        "fingerprint": videos.fingerprint,
+        "videos": {name: len(part) for name, part in videos.parts.items()},
+        "left_out": {"count": len(videos.left_out), "first": [list(pair) for pair in videos.left_out[:_NAMED]]},
+        "held_out_left_out": truth.left_out[:_NAMED],
+        "replaced": {"count": batches.replaced, "first": list(batches.broken.items())[:_NAMED]},
+        "clip_frames": truth.frames.shape[1],
+        "fps": config.data.fps,
+        "resize": config.data.resize,
     }
 
 

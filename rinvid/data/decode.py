@@ -1,169 +1,42 @@
-"""Video files to uint8 frames, with PyAV or decord behind one small contract.
+"""Video files to uint8 clips: which decoder, which frames, which part of each frame.
 
-A reader is opened, used and closed within one call and is never shared. Frames are cropped and resized one by one
-into a preallocated array, so that no more than one full-size frame is held.
+Frames are cropped and resized one by one into a preallocated array, so that no more than one full-size frame is held.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from rinvid.data.readers import DecordReader, Frames, PyAVReader, VideoError, VideoReader, first_line
+
 Backend = Literal["auto", "pyav", "decord"]
-Frames = NDArray[np.uint8]
-
-
-class VideoError(ValueError):
-    """A video file that cannot give what was asked of it; the text names the file."""
-
-
-@dataclass(frozen=True)
-class VideoInfo:
-    """What a file holds: frames that can be asked for, frames per second, pixels, codec name."""
-
-    frames: int
-    fps: float
-    width: int
-    height: int
-    codec: str
-
-
-class VideoReader(ABC):
-    """Contract of a decoder: a context manager over one open file."""
-
-    info: VideoInfo
-
-    @abstractmethod
-    def __init__(self, path: Path) -> None:
-        """Open ``path``; any exception says that it is not a readable video."""
-
-    @abstractmethod
-    def read(self, indices: Sequence[int]) -> Iterator[Frames]:
-        """The frames of increasing ``indices``, in presentation order, each RGB uint8 (H, W, 3)."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free the file and the decoder."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-
-class PyAVReader(VideoReader):
-    """Reads with PyAV: seeks to the key frame before the first frame wanted and decodes on from there."""
-
-    def __init__(self, path: Path) -> None:
-        import av
-
-        # FFmpeg's own log lines go through Python's lock and say nothing that the error does not.
-        av.logging.set_level(None)
-        self._container = av.open(str(path))
-        if not self._container.streams.video:
-            self._container.close()
-            raise VideoError(f"{path}: has no video stream")
-        self._stream = self._container.streams.video[0]
-        # Frame threads can hang when decoding stops early; slices of one frame cannot.
-        self._stream.thread_type = "SLICE"
-        self._stream.codec_context.thread_count = 1
-        packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_discard]
-        times = {p.pts for p in packets if p.pts is not None}
-        # avi carries no presentation times and FFmpeg's guesses are wrong where frames are reordered; in MPEG program
-        # streams a seek lands anywhere. Frames of these can only be counted from the start.
-        exact = len(times) == len(packets) and self._container.format.name not in ("avi", "mpeg")
-        self._times = sorted(times) if exact else None
-        self._keys = [
-            (p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe and p.pts is not None
-        ]
-        codec = self._stream.codec_context
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        self.info = VideoInfo(len(packets), float(rate or 0), codec.width, codec.height, codec.name)
-
-    def read(self, indices: Sequence[int]) -> Iterator[Frames]:
-        from av.video.reformatter import VideoReformatter
-
-        # One converter for all frames: a new one per frame costs more than decoding it.
-        to_rgb = VideoReformatter()
-        times = self._times
-        wanted = [times[i] for i in indices] if times else list(indices)
-        done = 0
-        for target in self._seek_targets(wanted[0]):
-            self._container.seek(target, stream=self._stream, backward=True)
-            for number, frame in enumerate(self._container.decode(self._stream)):
-                key = frame.pts if times else number
-                if key is None or key < wanted[done]:
-                    continue
-                if key > wanted[done]:
-                    break  # the seek went past it
-                yield np.asarray(to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray(), np.uint8)
-                done += 1
-                if done == len(wanted):
-                    return
-
-    def _seek_targets(self, first: int) -> list[int]:
-        """Where to begin: the last key frame shown at or before the time ``first``, and if that fails, the start.
-
-        Key frames are given by decoding time: by presentation time mp4 finds one that is shown after ``first``.
-        """
-        near = [dts for pts, dts in self._keys if pts <= first] if self._times else []
-        start = self._keys[0][1] if self._keys else 0
-        return [*near[-1:], start]
-
-    def close(self) -> None:
-        self._container.close()
-
-
-class DecordReader(VideoReader):
-    """Reads with decord (its maintained fork decord2)."""
-
-    def __init__(self, path: Path) -> None:
-        import decord
-
-        decord.logging.set_level(decord.logging.QUIET)
-        self._reader: Any = decord.VideoReader(str(path), num_threads=1)
-        first = self._reader[0].asnumpy()
-        codec = "unknown"
-        self.info = VideoInfo(
-            len(self._reader), float(self._reader.get_avg_fps()), first.shape[1], first.shape[0], codec
-        )
-
-    def read(self, indices: Sequence[int]) -> Iterator[Frames]:
-        # decord's random access gives other frames in avi, in MPEG streams and where groups of pictures are open.
-        wanted = set(indices)
-        self._reader.seek(0)
-        for index in range(indices[-1] + 1):
-            frame = self._reader.next()
-            if index in wanted:
-                # Rows of narrow frames come with their padding.
-                rows = frame.asnumpy().reshape(self.info.height, -1)[:, : 3 * self.info.width]
-                yield rows.reshape(self.info.height, self.info.width, 3)
-
-    def close(self) -> None:
-        del self._reader
-
+Resize = Literal["crop", "stretch"]
 
 _PACKAGES = {"pyav": "av", "decord": "decord2"}
-_READERS: dict[str, tuple[str, type[VideoReader]]] = {"pyav": ("av", PyAVReader), "decord": ("decord", DecordReader)}
+_READERS: dict[str, tuple[str, Callable[[Path], VideoReader]]] = {
+    "pyav": ("av", PyAVReader),
+    "decord": ("decord", DecordReader),
+}
+# Frame rates this near count as equal: 29.97 for 30.
+_NEAR = 0.95
 
 
 def choose_backend(backend: Backend = "auto") -> Literal["pyav", "decord"]:
     """The decoder to use: PyAV if it is installed, else decord; both bundle FFmpeg, so a process loads only one.
 
     Raises:
-        ValueError: Unknown name, not installed, or the other decoder is already loaded in this process.
+        ValueError: Unknown name, not installed, the other decoder is already loaded in this process, or decord in a
+            process that uses CUDA, where loading it can crash.
     """
     if backend not in ("auto", *_READERS):
         raise ValueError(f"unknown video backend {backend!r}; known: auto, {', '.join(_READERS)}")
@@ -178,13 +51,22 @@ def choose_backend(backend: Backend = "auto") -> Literal["pyav", "decord"]:
         )
     if not find_spec(_READERS[backend][0]):
         raise ValueError(f"video backend {backend!r} is not installed; try: pip install {_PACKAGES[backend]}")
-    return backend  # type: ignore[return-value]
+    torch = sys.modules.get("torch")
+    if backend == "decord" and not loaded and torch is not None and torch.cuda.is_initialized():
+        raise ValueError(
+            "video backend 'decord' cannot be loaded into a process that uses CUDA; "
+            "let workers decode (data.num_workers of at least 1), or use 'pyav'"
+        )
+    return cast(Literal["pyav", "decord"], backend)
 
 
 def claim_backend(backend: Backend) -> Literal["pyav", "decord"]:
     """Choose a decoder as :func:`choose_backend` does and load it, so that this process keeps to it."""
     chosen = choose_backend(backend)
-    import_module(_READERS[chosen][0])
+    module = _READERS[chosen][0]
+    if backend == "auto" and module not in sys.modules and multiprocessing.parent_process() is None:
+        print(f"videos are read with {chosen}", file=sys.stderr)
+    import_module(module)
     return chosen
 
 
@@ -201,13 +83,13 @@ def open_video(path: str | os.PathLike[str], backend: Backend = "auto") -> Video
         raise FileNotFoundError(f"{path}: no such video file")
     # A file that may not be read is not a broken video: let the system's error through.
     path.open("rb").close()
-    reader = _READERS[choose_backend(backend)][1]
+    reader = _READERS[claim_backend(backend)][1]
     try:
         opened = reader(path)
     except VideoError:
         raise
     except Exception as error:
-        raise VideoError(f"{path}: not a readable video ({_first_line(error)})") from error
+        raise VideoError(f"{path}: not a readable video ({first_line(error)})") from error
     if opened.info.frames == 0:
         opened.close()
         raise VideoError(f"{path}: holds no frames")
@@ -221,24 +103,30 @@ def read_clip(
     stride: int = 1,
     size: int | None = 64,
     backend: Backend = "auto",
+    fps: float | None = None,
+    resize: Resize = "crop",
+    crop_at: float = 0.5,
 ) -> Frames:
-    """Read ``num_frames`` frames from frame ``start`` on, every ``stride``-th one.
+    """Read ``num_frames`` frames from frame ``start`` on, every ``stride``-th one or ``fps`` a second.
 
     Args:
         path: A video file.
         start: Index of the first frame in presentation order, from 0.
         num_frames: How many frames; None for all that follow.
         stride: Distance between frames, at least 1.
-        size: Side of the square frames in pixels: the shortest side is resized to it and the centre cut out. None
-            keeps the frames as they are.
+        size: Side of the square frames in pixels; None keeps the frames as they are.
         backend: "pyav", "decord", or "auto" for the one that is installed.
+        fps: Frames of the clip per second of the video, picked by the file's average rate; excludes ``stride``.
+        resize: "crop" resizes the shortest side to ``size`` and cuts a square out; "stretch" makes the whole frame
+            square. Pixels are averaged over areas when a frame shrinks.
+        crop_at: Where the square lies along the longer side: 0 left or top, 0.5 the centre, 1 right or bottom.
 
     Returns:
-        uint8 RGB, shape (num_frames, height, width, 3).
+        uint8 RGB, upright, shape (num_frames, height, width, 3).
 
     Raises:
         FileNotFoundError: No such file.
-        VideoError: Not a video, broken, or too short for the frames asked for.
+        VideoError: Not a video, broken, too short, or of a lower frame rate than asked for.
         ValueError: An argument is out of range.
     """
     if start < 0 or stride < 1 or (num_frames is not None and num_frames < 1) or (size is not None and size < 1):
@@ -246,37 +134,74 @@ def read_clip(
             "read_clip needs start >= 0, stride >= 1, num_frames >= 1 and size >= 1, "
             f"got {start=}, {stride=}, {num_frames=}, {size=}"
         )
+    if resize not in ("crop", "stretch") or not 0 <= crop_at <= 1:
+        raise ValueError(f"resize must be 'crop' or 'stretch' and crop_at in [0, 1], got {resize=}, {crop_at=}")
     with open_video(path, backend) as reader:
         total = reader.info.frames
-        end = total if num_frames is None else start + (num_frames - 1) * stride + 1
-        if end > total or start >= total:
-            raise VideoError(f"{path}: has {total} frames, too few to read up to frame {max(end - 1, start)}")
-        indices = range(start, end, stride)
-        height, width = (reader.info.height, reader.info.width) if size is None else (size, size)
-        clip = np.empty((len(indices), height, width, 3), dtype=np.uint8)
+        step = frame_step(stride, fps, reader.info.fps)
+        if step is None:
+            raise VideoError(f"{path}: has {reader.info.fps:g} frames a second, fewer than the {fps:g} asked for")
+        count = num_frames or max(1, frames_within(total - start, step))
+        indices = [start + offset for offset in frame_offsets(count, step)]
+        if indices[-1] >= total:
+            raise VideoError(f"{path}: has {total} frames, too few to read up to frame {indices[-1]}")
+        clip: Frames | None = None
         done = 0
         try:
             for frame in reader.read(indices):
-                clip[done] = frame if size is None else _fit_square(frame, size)
+                fitted = frame if size is None else _fit_square(frame, size, resize, crop_at)
+                clip = np.empty((count, *fitted.shape), np.uint8) if clip is None else clip
+                clip[done] = fitted
                 done += 1
         except Exception as error:
-            raise VideoError(f"{path}: broken at frame {indices[done]} ({_first_line(error)})") from error
-    if done < len(indices):
+            raise VideoError(f"{path}: broken at frame {indices[done]} ({first_line(error)})") from error
+    if clip is None or done < count:
         raise VideoError(f"{path}: broken, frame {indices[done]} of {total} cannot be decoded")
     return clip
 
 
-def _fit_square(frame: Frames, size: int) -> Frames:
-    """Centre square of a frame, resized: averaged over areas when it shrinks, bilinear when it grows."""
+def frame_step(stride: int, fps: float | None, file_fps: float) -> float | None:
+    """Distance between a clip's frames in frames of the file; None if the file has fewer a second than ``fps``.
+
+    Raises:
+        ValueError: ``fps`` is not above 0, or comes with a stride.
+    """
+    if fps is None:
+        return stride
+    if not fps > 0 or stride != 1:
+        raise ValueError(f"fps must be above 0 and excludes a stride, got {fps=}, {stride=}")
+    step = file_fps / fps
+    return max(step, 1.0) if step >= _NEAR else None
+
+
+def frame_offsets(count: int, step: float) -> list[int]:
+    """Places of ``count`` frames at distances of ``step``, which may be a fraction, from the first one on."""
+    return [int(number * step + 0.5) for number in range(count)]
+
+
+def frame_span(count: int, step: Any) -> Any:
+    """Frames of the file that a clip of ``count`` frames covers; for an array of steps, an array."""
+    return np.floor((count - 1) * np.asarray(step) + 0.5).astype(np.int64) + 1
+
+
+def frames_within(span: int, step: float) -> int:
+    """How many frames at distances of ``step`` there are among ``span`` frames, the inverse of :func:`frame_span`."""
+    count = max(int((span - 1) / step) + 2, 0)
+    while count and frame_span(count, step) > span:
+        count -= 1
+    return count
+
+
+def _fit_square(frame: Frames, size: int, resize: Resize, crop_at: float) -> Frames:
+    """A frame as a square: averaged over areas where it shrinks, bilinear where it grows."""
     height, width = frame.shape[:2]
-    side = min(height, width)
     if height == width == size:
         return frame
-    left, top = (width - side) / 2, (height - side) / 2
+    side = min(height, width)
+    box = (0.0, 0.0, float(width), float(height))
+    if resize == "crop":
+        left, top = (width - side) * crop_at, (height - side) * crop_at
+        box = (left, top, left + side, top + side)
     how = Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
-    image = Image.fromarray(frame).resize((size, size), how, box=(left, top, left + side, top + side))
+    image = Image.fromarray(np.ascontiguousarray(frame)).resize((size, size), how, box=box)
     return np.asarray(image)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

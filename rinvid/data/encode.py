@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rinvid.data.decode import Frames
+from rinvid.data.readers import Frames
 
 
 def save_h264(video: Frames, path: Path, fps: int, crf: int) -> None:

@@ -1,172 +1,243 @@
-"""Which videos a folder holds: find them, probe each once, and split them into train and val."""
+"""An index of videos as a Parquet file, and what of it a run can use: which videos, in which part, which labels."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tqdm.auto import tqdm
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from rinvid.data.decode import Backend, VideoError, choose_backend, open_video
+from rinvid.data.decode import frame_span, frame_step
 from rinvid.data.home import home, whole_file
+from rinvid.data.readers import VideoError
+from rinvid.data.sources import VideoTable
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg"})
-SPLITS = ("train", "val")
-# Without a val folder, one video in ten is held out, and at least one.
+SCHEMA = pa.schema(
+    {
+        "path": pa.string(),  # relative to the root, with forward slashes
+        "class": pa.string(),  # empty if unknown
+        "id": pa.string(),
+        "start": pa.int32(),  # seconds in the video that the clip was cut from
+        "end": pa.int32(),
+        "split": pa.string(),  # train, val, test or empty
+        "frames": pa.int32(),  # that can be decoded
+        "fps": pa.float64(),
+        "width": pa.int32(),  # as shown, turned upright
+        "height": pa.int32(),
+        "codec": pa.string(),
+        "rotation": pa.int32(),  # degrees counterclockwise that a player turns the stored frames
+        "status": pa.string(),  # ok, short, broken, missing or extra
+        "reason": pa.string(),  # empty if ok
+        "size": pa.int64(),  # bytes
+        "modified": pa.int64(),  # nanoseconds since 1970
+    }
+)
+STATUSES = ("ok", "short", "broken", "missing", "extra")
+# Without a val part, one video in ten is held out, and at least one.
 HOLD_OUT = 10
-# Change it whenever a probe would find something else in the same file.
-VERSION = 1
+_FACTS = b"rinvid"
+# So many files are looked up to tell whether an index is of the folder at hand.
+_LOOKED_UP = 50
 
 
-@dataclass(frozen=True)
-class Video:
-    """One probed file.
+class LeftOut(tuple[str, str]):
+    """Path of a video that is not used, and why."""
 
-    Attributes:
-        path: Relative to the root, with forward slashes.
-        frames: Frames that can be asked for; 0 if broken.
-        reason: Why it cannot be used; empty if it can.
-    """
-
-    path: str
-    frames: int
-    reason: str = ""
+    __slots__ = ()
 
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """The videos of a folder by split.
+    """Videos of a folder.
 
     Attributes:
         root: The folder.
-        usable: Videos with enough frames, sorted by path, for each of "train" and "val".
-        left_out: Broken or short videos, with reasons.
-        fingerprint: Hash of paths, sizes and frame counts of the usable videos.
+        table: Rows by :data:`SCHEMA`, perhaps with further columns.
+        facts: What else is known of the rows, as JSON data.
     """
 
     root: Path
-    usable: dict[str, list[Video]]
-    left_out: list[Video]
+    table: pa.Table
+    facts: Mapping[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write the index, whole or not at all."""
+        facts = {**self.facts, "root": str(self.root.resolve())}
+        table = self.table.replace_schema_metadata({_FACTS: json.dumps(facts).encode()})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary:
+            pq.write_table(table, temporary)
+
+    @classmethod
+    def load(cls, path: Path, root: Path | None = None, check: bool = True) -> VideoIndex:
+        """Read an index.
+
+        Args:
+            path: The file.
+            root: Where the videos are now; None for where they were.
+            check: Look some of the files up.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: It is not an index, or one of another folder than ``root``.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such index; rinvid data scan ROOT --out {path} makes one")
+        try:
+            table = pq.read_table(path)
+            facts = json.loads(table.schema.metadata[_FACTS])
+        except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+            raise ValueError(f"{path}: not an index of videos; rinvid data scan makes one") from error
+        missing = [name for name in SCHEMA.names if name not in table.column_names]
+        if missing:
+            raise ValueError(
+                f"{path}: has no column {', '.join(missing)}; its columns: {', '.join(table.column_names)}"
+            )
+        index = cls(root or Path(facts["root"]), table.replace_schema_metadata(None), facts)
+        if check:
+            index._check_root(path)
+        return index
+
+    def _check_root(self, path: Path) -> None:
+        """Refuse a folder that does not hold the files of this index, of which some are looked up."""
+        here = self.table.filter(pc.is_in(self.table["status"], pa.array(["ok", "short", "extra"])))
+        for row in range(0, len(here), max(1, len(here) // _LOOKED_UP)):
+            name, size = here["path"][row].as_py(), here["size"][row].as_py()
+            file = self.root / name
+            if not file.is_file() or file.stat().st_size != size:
+                raise ValueError(
+                    f"{path}: is the index of another folder ({self.facts.get('root')}), or of other files: "
+                    f"{name} is not in {self.root} as it was; scan it again"
+                )
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a run can use of an index.
+
+    Attributes:
+        root: The folder of the videos.
+        parts: The videos for "train" and "val".
+        classes: Names of the classes, in the order of the labels; empty if the videos have none.
+        left_out: Videos that are not used, and why; those that are merely not asked for do not count.
+        fingerprint: Hash of paths, sizes, lengths and classes of the usable videos, by part.
+    """
+
+    root: Path
+    parts: dict[str, VideoTable]
+    classes: tuple[str, ...]
+    left_out: list[LeftOut]
     fingerprint: str
 
 
-def index_videos(root: Path, min_frames: int, backend: Backend = "auto", show_progress: bool = True) -> VideoIndex:
-    """Probe all videos below ``root``; results are remembered, so that a second call probes only what changed.
+def select(index: VideoIndex, num_frames: int, stride: int = 1, fps: float | None = None) -> Selection:
+    """The videos that are long enough for a clip, by part.
 
-    With ``train`` and ``val`` subfolders those are the splits. Otherwise one video in ten, chosen by a hash of its
-    path, is held out as val; a single video serves as both.
+    The parts are the splits train and val, or train and test where there is no val. Where one of the two is missing,
+    one video in ten, chosen by a hash of its path, is held out; a single video serves as both.
 
     Raises:
-        FileNotFoundError: ``root`` is not a folder, or holds no videos.
-        VideoError: None of the videos can be used, with the first reasons.
+        VideoError: None of the videos, or none of one part, can be used, with the first reasons.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder of videos")
-    paths = _find_videos(root)
-    if not paths:
-        raise FileNotFoundError(f"{root}: holds no videos ({', '.join(sorted(SUFFIXES))})")
-    videos = [_enough(video, min_frames) for video in _probe_all(root, paths, backend, show_progress)]
-    good = [video for video in videos if not video.reason]
-    left_out = [video for video in videos if video.reason]
-    for video in left_out:
-        logger.warning("left out %s: %s", root / video.path, video.reason)
-    if not good:
-        shown = "; ".join(f"{v.path}: {v.reason}" for v in left_out[:3])
-        raise VideoError(f"{root}: none of {len(videos)} videos can be used ({shown})")
+    table = index.table.filter(pc.is_in(index.table["status"], pa.array(["ok", "short", "broken"])))
+    splits = set(table["split"].to_pylist())
+    steps = _steps(table, stride, fps)
+    reasons = _reasons(table, steps, num_frames, fps)
+    usable = np.array([not reason for reason in reasons], bool)
+    paths = table["path"].to_pylist()
+    left_out = [LeftOut((path, reason)) for path, reason in zip(paths, reasons, strict=True) if reason]
+    if not usable.any():
+        shown = "; ".join(f"{path}: {reason}" for path, reason in left_out[:3])
+        extra = len(index.table) - len(table)
+        more = f"; {extra} more are missing or not in the lists" if extra else ""
+        raise VideoError(f"{index.root}: none of {len(table)} videos can be used ({shown}){more}")
+    table = table.append_column("step", pa.array(steps)).filter(pa.array(usable))
+    classes = natural_order(set(table["class"].to_pylist()) - {""})
+    labels = {name: label for label, name in enumerate(classes)}
+    table = table.append_column("label", pa.array([labels.get(c, -1) for c in table["class"].to_pylist()], pa.int32()))
+    parts = _parts(index.root, table, splits)
     digest = hashlib.sha256()
-    usable = _split(root, good)
-    for video in dict.fromkeys(video for part in usable.values() for video in part):
-        digest.update(f"{video.path}\0{(root / video.path).stat().st_size}\0{video.frames}\n".encode())
-    return VideoIndex(root, usable, left_out, digest.hexdigest()[:16])
+    for name, part in parts.items():
+        for row in zip(*(part[column].to_pylist() for column in ("path", "size", "frames", "class")), strict=True):
+            digest.update("\0".join((name, *map(str, row), "")).encode())
+    fingerprint = digest.hexdigest()[:16]
+    return Selection(index.root, {name: _mapped(part) for name, part in parts.items()}, classes, left_out, fingerprint)
 
 
-def _find_videos(root: Path) -> list[Path]:
-    """All video files below a folder, sorted; linked folders are followed, each once."""
-    seen, paths = set(), []
-    for folder, below, names in os.walk(root, followlinks=True):
-        place = os.path.realpath(folder)
-        if place in seen:
-            below.clear()
-            continue
-        seen.add(place)
-        paths += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
-    return sorted(paths)
+def _steps(table: pa.Table, stride: int, fps: float | None) -> NDArray[np.float64]:
+    """Distance between a clip's frames in each video; NaN where the video has too few frames a second."""
+    rates, which = np.unique(table["fps"].to_numpy(), return_inverse=True)
+    steps = [frame_step(stride, fps, rate) for rate in rates]
+    return np.array([np.nan if step is None else step for step in steps], np.float64)[which]
 
 
-def _split(root: Path, videos: list[Video]) -> dict[str, list[Video]]:
-    if all((root / split).is_dir() for split in SPLITS):
-        parts = {split: [v for v in videos if v.path.startswith(f"{split}/")] for split in SPLITS}
-        outside = len(videos) - sum(map(len, parts.values()))
-        if outside:
-            logger.warning("%s: %d videos outside train and val are not used", root, outside)
-        for split, part in parts.items():
-            if not part:
-                raise VideoError(f"{root / split}: holds no video that can be used")
+def _reasons(table: pa.Table, steps: NDArray[np.float64], num_frames: int, fps: float | None) -> list[str]:
+    """Why each video cannot be used; empty if it can."""
+    spans = frame_span(num_frames, np.nan_to_num(steps, nan=1.0))
+    reasons: list[str] = table["reason"].to_pylist()
+    broken = (table["status"].to_numpy(zero_copy_only=False) == "broken").tolist()
+    frames, rates = table["frames"].to_numpy(), table["fps"].to_numpy()
+    for row in np.flatnonzero(~np.array(broken, bool)):
+        if np.isnan(steps[row]):
+            reasons[row] = f"has {rates[row]:g} frames a second, fewer than {fps:g}"
+        elif frames[row] < spans[row]:
+            reasons[row] = f"has {frames[row]} frames, a clip needs {spans[row]}"
+        else:
+            reasons[row] = ""
+    return reasons
+
+
+def _parts(root: Path, table: pa.Table, splits: set[str]) -> dict[str, pa.Table]:
+    """The usable videos to train on and those to hold out, each sorted by path."""
+    table = table.sort_by("path")
+    held_out = "val" if "val" in splits else "test"
+    if {"train", held_out} <= splits:
+        parts = {
+            "train": table.filter(pc.equal(table["split"], "train")),
+            "val": table.filter(pc.equal(table["split"], held_out)),
+        }
+        for split, part in zip(("train", held_out), parts.values(), strict=True):
+            if not len(part):
+                raise VideoError(f"{root}: its part {split} holds no video that can be used")
+        unused = len(table) - sum(map(len, parts.values()))
+        if unused:
+            logger.warning("%s: %d videos that are neither of train nor of %s are not used", root, unused, held_out)
         return parts
-    if len(videos) == 1:
+    if len(table) == 1:
         logger.warning("%s: its only video that can be used is both train and val", root)
-        return dict.fromkeys(SPLITS, videos)
-    by_hash = sorted(videos, key=lambda v: hashlib.sha256(v.path.encode()).digest())
-    held_out = set(by_hash[: max(1, len(videos) // HOLD_OUT)])
-    return {"train": [v for v in videos if v not in held_out], "val": [v for v in videos if v in held_out]}
+        return {"train": table, "val": table}
+    hashes = [hashlib.sha256(path.encode()).digest() for path in table["path"].to_pylist()]
+    chosen = np.zeros(len(table), bool)
+    chosen[sorted(range(len(table)), key=hashes.__getitem__)[: max(1, len(table) // HOLD_OUT)]] = True
+    return {"train": table.filter(pa.array(~chosen)), "val": table.filter(pa.array(chosen))}
 
 
-def _enough(video: Video, min_frames: int) -> Video:
-    if video.reason or video.frames >= min_frames:
-        return video
-    return Video(video.path, video.frames, f"has {video.frames} frames, a clip needs {min_frames}")
+def _mapped(part: pa.Table) -> VideoTable:
+    """The part in a memory-mapped file that is named by its content, so that equal runs share it."""
+    part = part.drop_columns([name for name in ("status", "reason", "codec", "id") if name in part.column_names])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, part.schema) as writer:
+        writer.write_table(part.combine_chunks())
+    content = sink.getvalue()
+    file = home() / "tables" / f"{hashlib.sha256(content).hexdigest()[:24]}.arrow"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as temporary:
+            temporary.write_bytes(content)
+    return VideoTable(file)
 
 
-def _probe_all(root: Path, paths: list[Path], backend: Backend, show_progress: bool) -> list[Video]:
-    """Probe every file, reusing what an earlier scan of the same unchanged file found."""
-    key_of_root = hashlib.sha256(f"{VERSION} {choose_backend(backend)} {root.resolve()}".encode()).hexdigest()
-    memory = home() / "index" / f"{key_of_root[:16]}.json"
-    known = _remembered(memory)
-
-    def probe(path: Path) -> tuple[str | None, Video]:
-        name = path.relative_to(root).as_posix()
-        if not path.exists():
-            return None, Video(name, 0, "is a link to nothing")
-        stat = path.stat()
-        key = f"{name}|{stat.st_size}|{stat.st_mtime_ns}"
-        if key in known:
-            return key, Video(**known[key])  # type: ignore[arg-type]
-        try:
-            with open_video(path, backend) as reader:
-                return key, Video(name, reader.info.frames)
-        except VideoError as error:
-            return key, Video(name, 0, str(error).removeprefix(f"{path}: "))
-        except OSError as error:
-            # Not a property of the file: to be tried again next time.
-            return None, Video(name, 0, str(error))
-
-    with ThreadPoolExecutor() as pool:
-        bar = tqdm(pool.map(probe, paths), total=len(paths), desc="probing videos", disable=not show_progress)
-        probed = list(bar)
-    found = {key: video for key, video in probed if key is not None}
-    if found.keys() - known.keys():
-        try:
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(memory) as temporary:
-                temporary.write_text(json.dumps({key: asdict(video) for key, video in found.items()}), encoding="utf-8")
-        except OSError as error:
-            logger.warning(
-                "what was found of the videos cannot be remembered in %s (%s)", memory.parent, error.strerror
-            )
-    return [video for _, video in probed]
-
-
-def _remembered(memory: Path) -> dict[str, dict[str, object]]:
-    """What an earlier scan wrote down; nothing if there is none or it cannot be read."""
-    try:
-        remembered: dict[str, dict[str, object]] = json.loads(memory.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return remembered
+def natural_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Names in the order of their labels: numbers by value, then words by letters."""
+    return tuple(sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)))

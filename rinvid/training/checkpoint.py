@@ -68,8 +68,7 @@ class Checkpointer:
             FileNotFoundError: ``path`` is not a checkpoint.
             ValueError: The checkpoint is of another network.
         """
-        if not (path / "state.json").is_file():
-            raise FileNotFoundError(f"{path}: not a checkpoint (a folder that holds state.json)")
+        step = Checkpointer.step(path)
         try:
             model.load_state_dict(load_file(path / "model.safetensors"))
             ema.load_state_dict(load_file(path / "ema.safetensors"))
@@ -79,6 +78,17 @@ class Checkpointer:
             raise ValueError(f"{path}: is of another network than this run's ({reason})") from error
         except SafetensorError as error:
             raise ValueError(f"{path}: is damaged ({error})") from error
+        return step
+
+    @staticmethod
+    def step(path: Path) -> int:
+        """The step that a checkpoint was saved at.
+
+        Raises:
+            FileNotFoundError: ``path`` is not a checkpoint.
+        """
+        if not (path / "state.json").is_file():
+            raise FileNotFoundError(f"{path}: not a checkpoint (a folder that holds state.json)")
         return int(json.loads((path / "state.json").read_text())["step"])
 
 

@@ -22,23 +22,45 @@ class DataConfig:
     """Which clips.
 
     Attributes:
-        root: Folder of videos, with or without train and val subfolders; null makes the data set named by source.
+        root: Folder of videos in any layout, or a clip cache of rinvid data prepare; null makes the data set named by
+            source.
         source: Spec of a data set that makes its own folder of videos, by default the embedded moving digits.
+        index: What rinvid data scan found in root; null scans it on first use.
         stride: Distance between a clip's frames.
+        fps: Frames a second of a clip, instead of a stride.
+        resize: "crop" cuts a square out of a frame, "stretch" makes the whole frame square.
+        crop: Where the square lies in training: centre, or random for one place a clip.
+        flip: Mirror half of the training clips left to right.
+        clips: Which windows of a training video: random, first, centre, or all that do not overlap.
         backend: Decoder: auto, pyav or decord.
-        num_workers: Processes that decode; 0 decodes in the training process.
-        cache_mb: Training videos are decoded once into memory if they fit into this many MiB and num_workers is 0.
+        num_workers: Processes that read training clips; 0 reads in the training process.
+        start_method: How these are started: spawn, fork or forkserver.
+        timeout: Seconds without data after which a worker counts as stuck.
+        max_broken: Share of training clips that may be broken and replaced before the run stops.
+        cache_mb: Videos are decoded once into a clip cache if all their frames fit into this many MiB.
     """
 
     root: str | None = None
     source: Mapping[str, Any] = field(default_factory=lambda: {"type": "digits"})
+    index: str | None = None
     stride: int = 1
+    fps: float | None = None
+    resize: Literal["crop", "stretch"] = "crop"
+    crop: Literal["centre", "random"] = "centre"
+    flip: bool = False
+    clips: Literal["random", "first", "centre", "all"] = "random"
     backend: Literal["auto", "pyav", "decord"] = "auto"
     num_workers: int = 0
+    start_method: Literal["spawn", "fork", "forkserver"] = "spawn"
+    timeout: float = 120.0
+    max_broken: float = 0.05
     cache_mb: int = 1024
 
     def __post_init__(self) -> None:
         _check(self, "stride", self.stride >= 1, "at least 1")
+        _check(self, "fps", self.fps is None or (self.fps > 0 and self.stride == 1), "above 0, with a stride of 1")
+        _check(self, "timeout", self.timeout > 0, "above 0")
+        _check(self, "max_broken", 0 <= self.max_broken <= 1, "in [0, 1]")
         for name in ("num_workers", "cache_mb"):
             _check(self, name, getattr(self, name) >= 0, "at least 0")
 
@@ -55,6 +77,7 @@ class DiffusionConfig:
         normalize_input: Give the network its noisy input at unit variance.
         self_cond_rate: Probability with which a sample keeps the latents of its first pass.
         min_snr: Cap of the min-SNR loss weights, 5 in their paper; null for no weights.
+        label_dropout: Probability with which a label is dropped, for classifier-free guidance.
     """
 
     schedule: Mapping[str, Any] = field(default_factory=lambda: {"type": "sigmoid"})
@@ -64,10 +87,12 @@ class DiffusionConfig:
     normalize_input: bool = False
     self_cond_rate: float = 0.9
     min_snr: float | None = None
+    label_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         _check(self, "input_scale", 0 < self.input_scale <= 1, "in (0, 1]")
         _check(self, "self_cond_rate", 0 <= self.self_cond_rate <= 1, "in [0, 1]")
+        _check(self, "label_dropout", 0 <= self.label_dropout <= 1, "in [0, 1]")
         _check(self, "min_snr", self.min_snr is None or self.min_snr > 0, "above 0")
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from rinvid.data.clips import ClipSampler, VideoClips, to_model_range
+from rinvid.data.clips import Batch, VideoClips, to_model_range
+from rinvid.data.loader import Loader
+from rinvid.data.sampler import ResumableSampler
 from rinvid.models.rin import RINModel
 from rinvid.schedules import create_schedule
 from rinvid.seeding import generator
@@ -40,7 +41,7 @@ class Interrupted(Exception):  # noqa: N818 (a request that was met, not an erro
 def train(
     config: RunConfig,
     model: RINModel,
-    clips: VideoClips,
+    batches: Iterator[Batch],
     folder: Path,
     accelerator: Accelerator,
     record: Mapping[str, Any],
@@ -52,7 +53,7 @@ def train(
     Args:
         config: The run.
         model: The network.
-        clips: Training clips.
+        batches: Training data from the step on that the run begins at; see :func:`training_batches`.
         folder: Run folder; metrics.jsonl, checkpoints and TensorBoard files go there.
         accelerator: Devices, precision and processes.
         record: The configuration as plain data, stored in checkpoints.
@@ -70,7 +71,6 @@ def train(
     checkpointer = Checkpointer(folder / "checkpoints", config.keep_checkpoints)
     start = Checkpointer.load(resume, model, ema, optimizers) if resume else 0
     progress = Progress(config, folder / "metrics.jsonl", accelerator, start)
-    batches = _batches(config, clips, accelerator, start)
     # The wrapper averages gradients over processes; names, weights and checkpoints stay those of the bare model.
     wrapped = accelerator.prepare_model(model) if accelerator.num_processes > 1 else model
     options = loss_options(config)
@@ -106,19 +106,22 @@ def train(
 
 
 def _loss(
-    model: Any, clips: Tensor, options: Mapping[str, Any], seed_and_step: tuple[int, int], accelerator: Accelerator
+    model: Any, batch: Batch, options: Mapping[str, Any], seed_and_step: tuple[int, int], accelerator: Accelerator
 ) -> Tensor:
-    """The mean loss of one batch of uint8 clips; all that is random in it follows from seed, step and process."""
+    """The mean loss of one batch; all that is random in it follows from seed, step and process."""
     key = (*seed_and_step, accelerator.process_index)
     # Dropout draws from the global generator, all else from one of its own.
     torch.manual_seed(generator(*key, 1).initial_seed())
-    given = accelerator.unwrap_model(model).config.context_frames
-    video = to_model_range(clips.to(accelerator.device, non_blocking=True))
+    network = accelerator.unwrap_model(model).config
+    given = network.context_frames
+    video = to_model_range(batch.samples.to(accelerator.device, non_blocking=True))
+    labels = batch.labels.to(accelerator.device, non_blocking=True) if network.num_classes else None
     with accelerator.autocast():
         return diffusion_loss(
             model,
             video[:, :, given:],
             context=video[:, :, :given] if given else None,
+            class_labels=labels,
             generator=generator(*key, device=accelerator.device),
             **options,
         )
@@ -142,27 +145,21 @@ def loss_options(config: RunConfig) -> dict[str, Any]:
     return options
 
 
-def _batches(config: RunConfig, clips: VideoClips, accelerator: Accelerator, start: int) -> Iterator[Tensor]:
-    sampler = ClipSampler(
-        len(clips), config.batch_size, accelerator.num_processes, accelerator.process_index, config.seed, start
+def training_batches(
+    config: RunConfig, clips: VideoClips, accelerator: Accelerator, resume: Path | None = None
+) -> Loader:
+    """This process's part of the training data, from where the checkpoint ``resume`` was saved."""
+    data = config.data
+    sampler = ResumableSampler(
+        len(clips),
+        config.batch_size,
+        accelerator.num_processes,
+        accelerator.process_index,
+        config.seed,
+        (Checkpointer.step(resume) if resume else 0) * config.batch_size,
     )
-    return iter(
-        DataLoader(
-            clips,
-            batch_sampler=sampler,
-            num_workers=config.data.num_workers,
-            pin_memory=accelerator.device.type == "cuda",
-            timeout=120 if config.data.num_workers else 0,
-            worker_init_fn=_leave_interrupts_to_main,
-            # A forked process inherits the locks of decoder threads; a new one does not.
-            multiprocessing_context="spawn" if config.data.num_workers else None,
-        )
-    )
-
-
-def _leave_interrupts_to_main(worker: int) -> None:
-    """A terminal sends Ctrl-C to every process; workers must live on until the run is saved."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pinned = accelerator.device.type == "cuda"
+    return Loader(clips, sampler, data.num_workers, data.start_method, pinned, data.timeout, data.max_broken)
 
 
 @contextmanager
