@@ -111,7 +111,9 @@ def _prepare(options: argparse.Namespace) -> None:
         index = scan(options.root, backend=options.backend, workers=options.workers)
     finished = prepare(index, options.out, settings, options.num_shards, options.shard_index, workers, options.backend)
     if not finished:
-        print(f"share {options.shard_index} of {options.num_shards} is done; the last one to finish completes the cache")
+        print(
+            f"share {options.shard_index} of {options.num_shards} is done; the last one to finish completes the cache"
+        )
         return
     manifest = open_cache(options.out).manifest
     counts = ", ".join(f"{count:,} {split}" for split, count in manifest["videos"].items())

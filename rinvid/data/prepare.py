@@ -23,7 +23,7 @@ from rinvid.data.cache import DATA, INDEX, MANIFEST, VERSION, CacheSettings
 from rinvid.data.decode import Backend, frame_step, frames_within, read_clip
 from rinvid.data.home import whole_file
 from rinvid.data.index import SCHEMA, VideoIndex, natural_order
-from rinvid.data.readers import VideoError
+from rinvid.data.readers import Frames, VideoError
 
 PLAN = "plan.json"
 # An Arrow file is what a killed preparation may have to make again: a sixteenth of the cache, within these limits.
@@ -217,16 +217,21 @@ def _make(job: _Job) -> int:
                 continue
             label = job.classes.index(row["class"]) if row["class"] else -1
             fps = min(settings.fps or row["fps"], row["fps"])
-            values = [row["path"], label, fps, len(frames), pa.py_buffer(np.ascontiguousarray(frames))]
             # A batch a video: the place of a video is then the number of its batch.
-            writer.write_batch(
-                pa.record_batch([pa.array([v], f.type) for v, f in zip(values, schema, strict=True)], schema)
-            )
+            facts_of = zip((row["path"], label, fps, len(frames)), schema, strict=False)
+            columns = [pa.array([value], field.type) for value, field in facts_of]
+            writer.write_batch(pa.record_batch([*columns, _binary(frames)], schema))
             done.append({**row, "frames": len(frames), "fps": fps, "row": len(done)})
     facts = {"bytes": file.stat().st_size, "rows": done, "left_out": left_out}
     with whole_file(_facts_file(job.out, job.name)) as temporary:
         temporary.write_text(json.dumps(facts), encoding="utf-8")
     return len(job.rows)
+
+
+def _binary(frames: Frames) -> pa.Array:
+    """All frames of a video as one value, without a copy."""
+    offsets = pa.py_buffer(np.array([0, frames.nbytes], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(frames)])
 
 
 def _schema(classes: tuple[str, ...]) -> pa.Schema:
