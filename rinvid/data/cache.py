@@ -136,8 +136,9 @@ class CachedVideos(VideoSource):
         return int(self.table.column("label")[video])
 
     def read(self, video: int, start: int, num_frames: int, crop_at: float = 0.5) -> Frames:
-        pixels = self._column(int(self.table.column("file")[video])).chunk(int(self.table.column("row")[video]))
-        frames = np.frombuffer(pixels[0].as_buffer(), np.uint8).reshape(-1, self.size, self.size, 3)
+        chunk = self._column(int(self.table.column("file")[video])).chunk(int(self.table.column("row")[video]))
+        # The bytes themselves: a scalar of them would be a copy of the whole video.
+        frames = np.frombuffer(chunk.buffers()[2], np.uint8).reshape(-1, self.size, self.size, 3)
         step = float(self.steps[video])
         if step.is_integer():
             return frames[start : start + (num_frames - 1) * int(step) + 1 : int(step)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -16,8 +15,6 @@ from rinvid.data.decode import frame_span
 from rinvid.data.readers import Frames, VideoError
 from rinvid.data.sampler import Request
 from rinvid.data.sources import VideoSource
-
-logger = logging.getLogger(__name__)
 
 ClipRule = Literal["random", "first", "centre", "all"]
 # So many videos are tried in the place of a broken one.
@@ -102,16 +99,24 @@ class VideoClips(Dataset[Batch]):
         request = Request(request, (0, request)) if isinstance(request, int) else request
         return self.__getitems__([request])
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of a clip (F, H, W, C)."""
+        return self.num_frames, self.source.size, self.source.size, 3
+
     def __getitems__(self, requests: Sequence[Request]) -> Batch:
-        size, source = self.source.size, self.source
-        samples = torch.empty((len(requests), self.num_frames, size, size, 3), dtype=torch.uint8)
+        samples = torch.empty((len(requests), *self.sample_shape), dtype=torch.uint8)
+        return self.fill(requests, samples)
+
+    def fill(self, requests: Sequence[Request], samples: Tensor) -> Batch:
+        """Write the clips asked for into the memory given, uint8 (B, F, H, W, C)."""
         places, labels, broken = samples.numpy(), torch.empty(len(requests), dtype=torch.int64), []
         for place, request in enumerate(requests):
             if not 0 <= request.item < len(self):
                 raise IndexError(f"item {request.item} of a data set of {len(self)}")
             clip, video, failures = self._take(request)
             np.copyto(places[place], clip)
-            labels[place] = source.label(video)
+            labels[place] = self.source.label(video)
             broken += failures
         return Batch(samples, labels, broken)
 

@@ -23,7 +23,6 @@ _SPLITS = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "eval"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_OTHER_SPLITS = {"": (), "train": ("val", "test"), "val": ("train", "test"), "test": ("train", "val")}
 # The folder of a split has no words but these, split names and words with a digit: videos_train, k600-val-256.
 # Were other words allowed, the classes "training dog" and "test tube" would be splits.
 _SET_WORDS = frozenset({"k", "kinetics", "data", "dataset", "set", "split", "video", "videos", "clip", "clips"})
@@ -44,20 +43,16 @@ _COLUMNS = {
     **dict.fromkeys(("timeend", "endtime", "end"), "end"),
     **dict.fromkeys(("split", "subset"), "split"),
 }
-# The columns of a list without a header, by their number.
+# Columns of a list without a header, by their number.
 _ORDER = {
-    **{1: ["path"], 2: ["path", "class"], 3: ["path", "frames", "class"], 4: ["id", "start", "end", "split"]},
-    **dict.fromkeys((5, 6), ["class", "id", "start", "end", "split", "is_cc"]),
+    **{1: "path", 2: "path class", 3: "path frames class", 4: "id start end split"},
+    **{5: "class id start end split", 6: "class id start end split is_cc"},
 }
-# A path that may hold spaces, and what follows it after more of them.
-_SPACED_LINES = (
-    re.compile(
-        rf"(.*(?:{'|'.join(map(re.escape, sorted(SUFFIXES)))}|_\d{{1,6}}_\d{{1,6}})|(?:.*[/\\])?{_YOUTUBE.pattern})"
-        r"(?:\s+([^/\\]*))?",
-        re.IGNORECASE,
-    ),
-    re.compile(r"(.*?)((?:\s+-?\d+){0,2})"),
+# A path that may hold spaces, and after more of them a label, or frames and a label.
+_NAMED_LINE = re.compile(
+    rf"(.*(?:{'|'.join(sorted(SUFFIXES))}|_\d{{1,6}}_\d{{1,6}})|(?:.*[/\\])?{_YOUTUBE.pattern})(?:\s+([^/\\]*))?", re.I
 )
+_OTHER_LINE = re.compile(r"(.*?)((?:\s+-?\d+){0,2})")
 # So many entries of a list tell its layout.
 _SAMPLE = 100
 
@@ -73,6 +68,11 @@ class Clip:
     end: int | None = None
     split: str = ""  # train, val, test or empty
     source: str = ""  # list and line of a row
+
+    @property
+    def name(self) -> str:
+        """The id, and the times where both are known."""
+        return self.id if self.start is None or self.end is None else f"{self.id}_{self.start}_{self.end}"
 
 
 class Join(NamedTuple):
@@ -166,6 +166,22 @@ def _lines(path: Path, limit: int | None = None) -> list[tuple[int, str]]:
         return list(islice(((n, line) for n, line in lines if line.strip() and line.lstrip()[0] != "#"), limit))
 
 
+def _layout(path: Path, lines: Sequence[tuple[int, str]]) -> _Layout:
+    """How to read a list that begins with these lines; ValueError if it is none."""
+    texts = [line for _, line in lines]
+    separator = next((mark for mark in "\t,;" if 2 * sum(mark in text for text in texts) > len(texts)), "")
+    names = re.split(separator or r"\s+", texts[0].strip()) if texts else []
+    header = [_COLUMNS.get(re.sub(r"[\W_]+", "", name.lower()), "") for name in names]
+    if not {"path", "id"} & set(header) and 2 * sum(map(bool, header)) <= len(header):
+        header = []
+    layout = _Layout(separator, header)
+    entries = texts[1:] if header else texts
+    if 2 * sum(map(layout.names_video, entries)) <= len(entries):
+        first = f"the first line is {texts[0][:80]!r}" if texts else "it is empty"
+        raise ValueError(f"{path}: unknown layout, {first}; known: {KNOWN}")
+    return layout
+
+
 class _Layout(NamedTuple):
     """How the lines of a list are read."""
 
@@ -179,24 +195,21 @@ class _Layout(NamedTuple):
         if self.header:
             # The first field may hold spaces.
             return line.rsplit(None, len(self.header) - 1)
-        path, rest = next(found for form in _SPACED_LINES if (found := form.fullmatch(line.strip()))).groups("")
+        found = _NAMED_LINE.fullmatch(line.strip()) or _OTHER_LINE.fullmatch(line.strip())
+        path, rest = found.groups("") if found else (line, "")
         return [path, *re.findall(r"^\d+(?=\s+\S)|\S.*$", rest)]
 
     def read(self, line: str) -> Clip:
-        """The clip that a line names.
-
-        Raises:
-            ValueError: It names none, has too many fields, or times that are no numbers.
-        """
+        """The clip that a line names; ValueError, OverflowError or csv.Error say why it cannot be read."""
         fields = self.fields(line)
-        columns = self.header or _ORDER.get(len(fields), [])
+        columns = self.header or _ORDER.get(len(fields), "").split()
         if any(fields[len(columns) :]):
             raise ValueError(f"{len(fields)} fields are too many")
         told = {column: field for column, field in zip(columns, fields, strict=False) if field}
-        name = told.get("path") or told.get("id")
+        name, label = told.get("path") or told.get("id", ""), told.get("class", "")
         if not name:
             raise ValueError("names no video")
-        place, label = from_path(name), told.get("class", "")
+        place = from_path(name)
         if re.fullmatch(r"-?\d+", label):
             # A folder's name says more than a number, and -1 is everyone's number of the unknown.
             label = place.class_name or label.partition("-")[0]
@@ -212,69 +225,42 @@ class _Layout(NamedTuple):
     def names_video(self, line: str) -> bool:
         """Whether a line looks as most lines of a list of videos do.
 
-        A list of bare ids could be a list of classes, but an id has 11 characters, and nearly always a digit or a
-        capital beyond the first. A path must end like a video, or have folders and no other suffix: links to
-        archives and names of other files have one.
+        Bare ids could be classes, but have 11 characters, and nearly always a digit or a capital beyond the first. A
+        path must end like a video, or have folders and no suffix, which links to archives and other files have.
         """
         try:
             clip = self.read(line)
         except (ValueError, OverflowError, csv.Error):
             return False
-        if clip.start is not None:
+        *folders, name = _parts(clip.path or clip.id)
+        if clip.start is not None or name != clip.id:
             return True
-        if not clip.path:
-            return bool(_YOUTUBE.fullmatch(clip.id) and re.search(r"\d|.[A-Z]", clip.id))
-        *folders, name = _parts(clip.path)
-        return name != clip.id or (bool(folders) and "." not in name)
-
-
-def _layout(path: Path, lines: Sequence[tuple[int, str]]) -> _Layout:
-    """How to read a list that begins with these lines; ValueError if it is none."""
-    texts = [line for _, line in lines]
-    separator = next((mark for mark in "\t,;" if 2 * sum(mark in text for text in texts) > len(texts)), "")
-    names = re.split(separator or r"\s+", texts[0].strip()) if texts else []
-    header = [_COLUMNS.get(re.sub(r"[\W_]+", "", name.lower()), "") for name in names]
-    named = {"path", "id"} & set(header)
-    if not named and 2 * sum(map(bool, header)) <= len(header):
-        header = []
-    elif not named:
-        raise ValueError(f"{path}: no column of its header {texts[0]!r} names the video; known: {KNOWN}")
-    layout, entries = _Layout(separator, header), texts[1:] if header else texts
-    if not entries:
-        raise ValueError(f"{path}: lists nothing; known: {KNOWN}")
-    if 2 * sum(map(layout.names_video, entries)) <= len(entries):
-        raise ValueError(f"{path}: unknown layout, the first line is {texts[0][:80]!r}; known: {KNOWN}")
-    return layout
+        if folders:
+            return "." not in name
+        return bool(_YOUTUBE.fullmatch(name) and re.search(r"\d|.[A-Z]", name))
 
 
 def join(files: Sequence[Clip], rows: Sequence[Clip]) -> Join:
     """Find the file of each row.
 
-    A file is a row's if both name the same id and, where both have them, the same times; where only one has times,
-    if no other clip of that id is meant. Folders and splits decide between several, and a name that is no YouTube id
-    must agree in them, as far as both sides know them; ``_`` and space, and 1 and 000001, are the same.
-
-    What the first row of a file says holds; further rows of it only add what that one leaves open.
+    Both have the same id and, where both say them, the same times; where only one does, no other clip of that id may
+    be meant. Folders and splits decide between several files, and for names that are no YouTube ids they must agree.
+    What the first row of a file says holds; further ones only add what it leaves open.
     """
-    index = _Index(files, rows)
+    index, left = _Index(files, rows), list(rows)
     told: dict[int, list[Clip]] = {}
-    left = list(rows)
-    # A file belongs to the row that fits best: another may only have it if that one does not come.
-    for search in (index.same_name, index.same_id, index.other_split):
-        found = [search(row) for row in left]
-        for row, place in zip(left, found, strict=True):
-            if place is not None:
-                told.setdefault(place, []).append(row)
-        left = [row for row, place in zip(left, found, strict=True) if place is None]
-    missing = {
-        (row.split, _name(row) if _YOUTUBE.fullmatch(row.id) else _tails(row, _name(row))[0]): row
-        for row in reversed(left)
-    }
-    return Join(
-        [_completed(file, told[place]) for place, file in enumerate(files) if place in told],
-        list(missing.values())[::-1],
-        [file for place, file in enumerate(files) if place not in told],
-    )
+    # A file in another split than the row's is given only when every row has found those of its own split.
+    for anywhere in (False, True):
+        lost = []
+        for row in left:
+            place = index.find(row, anywhere)
+            (lost if place is None else told.setdefault(place, [])).append(row)
+        left = lost
+    missing: dict[str, Clip] = {}
+    for row in left:
+        missing.setdefault(f"{row.split}|{_tails(row)[-1 if _YOUTUBE.fullmatch(row.id) else 0]}", row)
+    matched = [_completed(file, told[place]) for place, file in enumerate(files) if place in told]
+    return Join(matched, [*missing.values()], [file for place, file in enumerate(files) if place not in told])
 
 
 def _completed(file: Clip, rows: Sequence[Clip]) -> Clip:
@@ -285,19 +271,28 @@ def _completed(file: Clip, rows: Sequence[Clip]) -> Clip:
     return Clip(file.path, next(filter(None, names), file.class_name), file.id, *times, split, rows[0].source)
 
 
-def _name(clip: Clip) -> str:
-    return clip.id if clip.start is None or clip.end is None else f"{clip.id}_{clip.start}_{clip.end}"
+def _tails(clip: Clip, name: str | None = None) -> list[str]:
+    """Name of the clip after all of its folders, after fewer, and alone."""
+    tails = [clip.name if name is None else name]
+    for folder in reversed(_parts(clip.path)[:-1] or [clip.class_name]):
+        tails.append(f"{_same(folder)}/{tails[-1]}")
+    return tails[::-1]
 
 
 @lru_cache(4096)
-def _folder(name: str) -> str:
-    """What all spellings of a folder share: many tools drop quotes and brackets of class names."""
-    return _SPLITS.get(name.lower()) or re.sub(r"['()]", "", _spaced(name))
+def _same(folder: str) -> str:
+    """What the spellings of a folder's name share: many tools leave out quotes and brackets."""
+    return _SPLITS.get(folder.lower()) or re.sub(r"['()]", "", _spaced(folder))
 
 
-def _tails(clip: Clip, name: str) -> list[str]:
-    """Name of the clip after all of its folders, after fewer, after none."""
-    tails = [name]
-    for folder in reversed(_parts(clip.path)[:-1] or [clip.class_name]):
-        tails.append(f"{_folder(folder)}/{tails[-1]}")
-    return tails[::-1]
+class _Index:
+    """Files by split and the end of their path; ids that one clip only has, for who knows no times."""
+
+    def __init__(self, files: Sequence[Clip], rows: Sequence[Clip]) -> None:
+        self.files, self.places = files, dict[str, list[int]]()
+        for place, file in enumerate(files):
+            for tail in _tails(file):
+                self.places.setdefault(f"{file.split}|{tail}", []).append(place)
+        self.clips = {False: dict[str, set[str]](), True: dict[str, set[str]]()}
+        for clips, timed in ((self.clips[False], files), (self.clips[True], rows)):
+            ...

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, cycle
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 StartMethod = Literal["spawn", "fork", "forkserver"]
 # The share of broken samples is judged from so many on.
 _JUDGED_FROM = 200
+# Batches that each worker reads ahead.
+_PREFETCH = 2
 
 
 class LoaderError(OSError):
@@ -55,28 +58,57 @@ class Desk:
         return lines
 
 
-class _AtDesk(Dataset[Batch]):
-    """The clips, with each worker's doings noted."""
+class Items(Protocol):
+    """What a loader reads from: see :class:`rinvid.data.clips.VideoClips`.
 
-    def __init__(self, items: Any, desk: Desk) -> None:
+    Attributes:
+        on_read: To be called with the name of each file before it is read.
+    """
+
+    on_read: Callable[[str], None] | None
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one uint8 sample."""
+
+    def fill(self, requests: Sequence[Any], samples: Tensor) -> Batch:
+        """Write the samples asked for into ``samples``; the batch may hold fewer than were asked for."""
+
+
+class _Ring(Dataset[Batch]):
+    """The items as a worker reads them: into memory that all processes share and that is used again and again.
+
+    Fresh shared memory for every batch would cost several times what filling it costs.
+    """
+
+    def __init__(self, items: Items, desk: Desk, slots: int, batch_size: int) -> None:
         self.items, self.desk = items, desk
+        self.samples = torch.empty((slots, batch_size, *items.sample_shape), dtype=torch.uint8).share_memory_()
 
-    def __getitems__(self, requests: list[Any]) -> Batch:
+    def __getitems__(self, asked: tuple[int, list[Any]]) -> tuple[int, int, list[int], list[str]]:
+        slot, requests = asked
         self.items.on_read = self.desk.note
-        batch: Batch = self.items.__getitems__(requests)
+        batch = self.items.fill(requests, self.samples[slot, : len(requests)])
         self.desk.note("")
-        return batch
+        # Not as a tensor: that would come in shared memory of its own.
+        return slot, len(batch.samples), batch.labels.tolist(), batch.broken
+
+    def batch(self, slot: int, count: int, labels: list[int], broken: list[str]) -> Batch:
+        """In the main process: what a worker has read."""
+        return Batch(self.samples[slot, :count], torch.tensor(labels), broken)
 
 
 class Loader:
     """Batches of ``items`` in the order of ``sampler``, as an iterator.
 
+    A batch's samples are valid until the next batch is asked for: their memory is used again.
+
     Args:
-        items: A data set whose ``__getitems__`` gives a :class:`Batch`.
-        sampler: Lists of requests.
+        items: What is read.
+        sampler: Lists of requests, each of the same length or shorter than the first.
         workers: Processes that read; 0 reads in this one.
         start_method: How they are started. Under "fork" they inherit the locks of this process's threads.
-        pin_memory: Put batches where copies to a GPU need not wait.
+        pin_memory: Give out samples in memory from which copies to a GPU need not wait.
         timeout: Seconds without a batch after which a worker counts as stuck.
         max_broken: Share of samples that may be broken, from the first 200 on.
 
@@ -88,7 +120,7 @@ class Loader:
 
     def __init__(
         self,
-        items: Any,
+        items: Items,
         sampler: Iterable[list[Any]],
         workers: int = 0,
         start_method: StartMethod = "spawn",
@@ -96,22 +128,33 @@ class Loader:
         timeout: float = 120,
         max_broken: float = 1.0,
     ) -> None:
-        self.timeout, self.max_broken = timeout, max_broken
+        self.timeout, self.max_broken, self.pin_memory = timeout, max_broken, pin_memory
         self.drawn, self.replaced = 0, 0
         self.broken: dict[str, str] = {}
         self._desk = Desk(workers)
-        self._batches: Iterator[Batch] = iter(
+        requests = iter(sampler)
+        self._reader: Any = None
+        self._batches: Iterator[Batch]
+        if not workers:
+            self._batches = (items.fill(asked, _empty(len(asked), items.sample_shape)) for asked in requests)
+            return
+        # A slot more than batches that are on their way: the one that was given out last.
+        slots = workers * _PREFETCH + 2
+        first = next(requests)
+        ring = _Ring(items, self._desk, slots, len(first))
+        self._reader = iter(
             DataLoader(
-                _AtDesk(items, self._desk) if workers else items,
-                batch_sampler=sampler,
+                ring,
+                batch_sampler=zip(cycle(range(slots)), chain([first], requests), strict=False),  # type: ignore[arg-type]
                 num_workers=workers,
+                prefetch_factor=_PREFETCH,
                 collate_fn=_as_it_is,
-                pin_memory=pin_memory,
-                timeout=timeout if workers else 0,
+                timeout=timeout,
                 worker_init_fn=_leave_interrupts_to_main,
-                multiprocessing_context=start_method if workers else None,
+                multiprocessing_context=start_method,
             )
         )
+        self._batches = (ring.batch(*read) for read in self._reader)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -128,10 +171,16 @@ class Loader:
         except RuntimeError as error:
             if not str(error).startswith(("DataLoader timed out", "DataLoader worker (pid")):
                 raise
+            self.close()
             what = f"no data for {self.timeout:g} s" if "timed out" in str(error) else "a loader worker died"
             raise LoaderError(f"{what}: {'; '.join(self._desk.reading()) or 'no worker is reading'}") from error
         self._count(batch)
-        return batch
+        return batch._replace(samples=batch.samples.pin_memory()) if self.pin_memory else batch
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._reader is not None:
+            self._reader._shutdown_workers()
 
     def _count(self, batch: Batch) -> None:
         self.drawn += len(batch.samples)
@@ -149,27 +198,23 @@ class Loader:
             )
 
 
-class _Windows(Dataset[Batch]):
-    """Given windows of clips; one that cannot be read is an empty batch with its reason."""
+class _Windows:
+    """Given windows of clips, one a batch; one that cannot be read is an empty batch with its reason."""
+
+    on_read: Callable[[str], None] | None = None
 
     def __init__(self, clips: VideoClips) -> None:
-        self.clips = clips
+        self.clips, self.sample_shape = clips, clips.sample_shape
 
-    @property
-    def on_read(self) -> Any:
-        return self.clips.on_read
-
-    @on_read.setter
-    def on_read(self, note: Any) -> None:
-        self.clips.on_read = note
-
-    def __getitems__(self, windows: list[tuple[int, int]]) -> Batch:
-        ((video, start),) = windows
+    def fill(self, requests: Sequence[tuple[int, int]], samples: Tensor) -> Batch:
+        ((video, start),) = requests
+        self.clips.on_read = self.on_read
         label = torch.tensor([self.clips.source.label(video)])
         try:
-            return Batch(torch.tensor(self.clips.window(video, start))[None], label, [])
+            np.copyto(samples[0].numpy(), self.clips.window(video, start))
         except (VideoError, OSError) as error:
-            return Batch(torch.empty(0, dtype=torch.uint8), label, [str(error)])
+            return Batch(samples[:0], label, [str(error)])
+        return Batch(samples, label, [])
 
 
 def held_out(clips: VideoClips, count: int, **options: Any) -> tuple[Frames, Tensor, list[str]]:
@@ -187,14 +232,22 @@ def held_out(clips: VideoClips, count: int, **options: Any) -> tuple[Frames, Ten
     Raises:
         VideoError: No window can be read.
     """
-    windows = [[window] for window in clips.spread(count)]
-    batches = list(Loader(_Windows(clips), windows, **options))
-    good = [batch for batch in batches if not batch.broken]
-    left_out = [line for batch in batches for line in batch.broken]
-    if not good:
+    windows = clips.spread(count)
+    loader = Loader(_Windows(clips), [[window] for window in windows], **options)
+    samples, labels, left_out = [], [], []
+    for batch in loader:
+        left_out += batch.broken
+        if not batch.broken:
+            samples.append(batch.samples.clone())
+            labels.append(batch.labels)
+    loader.close()
+    if not samples:
         raise VideoError(f"none of {len(windows)} held-out clips can be read; the first: {left_out[0]}")
-    samples = torch.cat([batch.samples for batch in good]).numpy()
-    return samples, torch.cat([batch.labels for batch in good]), left_out
+    return torch.cat(samples).numpy(), torch.cat(labels), left_out
+
+
+def _empty(count: int, shape: tuple[int, ...]) -> Tensor:
+    return torch.empty((count, *shape), dtype=torch.uint8)
 
 
 def _as_it_is(batch: Any) -> Any:
