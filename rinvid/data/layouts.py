@@ -286,13 +286,47 @@ def _same(folder: str) -> str:
 
 
 class _Index:
-    """Files by split and the end of their path; ids that one clip only has, for who knows no times."""
+    """Places of files by split and by the end of their path."""
 
     def __init__(self, files: Sequence[Clip], rows: Sequence[Clip]) -> None:
         self.files, self.places = files, dict[str, list[int]]()
         for place, file in enumerate(files):
             for tail in _tails(file):
                 self.places.setdefault(f"{file.split}|{tail}", []).append(place)
-        self.clips = {False: dict[str, set[str]](), True: dict[str, set[str]]()}
-        for clips, timed in ((self.clips[False], files), (self.clips[True], rows)):
-            ...
+        self.only_file, self.only_row = _only(files), _only(rows)
+
+    def find(self, row: Clip, anywhere: bool) -> int | None:
+        """The file of a row: in the row's split or in none, or else ``anywhere``; None if there is none for sure."""
+        youtube, split = bool(_YOUTUBE.fullmatch(row.id)), from_path(row.path).split or row.split
+        if anywhere and not (youtube and split):
+            return None
+        for wanted in (split, "") if split and not anywhere else ("*",):
+            names = [row.name]
+            if alone := (self.only_file if row.name == row.id else self.only_row).get(f"{wanted or '*'}|{row.id}"):
+                names.append(alone if row.name == row.id else row.id)
+            for name in names:
+                for tail in _tails(row, name):
+                    splits = ("train", "val", "test", "") if wanted == "*" else (wanted,)
+                    found = [place for split in splits for place in self.places.get(f"{split}|{tail}", ())]
+                    if found:
+                        return found[0] if (youtube and name != row.id) or self._sure(row, found, tail) else None
+        return None
+
+    def _sure(self, row: Clip, found: Sequence[int], tail: str) -> bool:
+        """Whether the files are copies of one, and not of another class if they share only a name such as 1.mp4."""
+        first = self.files[found[0]]
+        if any(_tails(self.files[place]) != _tails(first) for place in found[1:]):
+            return False
+        asked, given = _same(row.class_name), _same(first.class_name)
+        named = bool(_YOUTUBE.fullmatch(row.id)) or "/" in tail
+        return named or not asked or not given or asked == given or asked.isdecimal()
+
+
+def _only(clips: Sequence[Clip]) -> dict[str, str]:
+    """The name with times of every id, by split and by none, empty where several clips have the id."""
+    names: dict[str, str] = {}
+    for clip in clips:
+        if clip.name != clip.id:
+            for key in (f"{clip.split}|{clip.id}", f"*|{clip.id}"):
+                names[key] = clip.name if names.get(key, clip.name) == clip.name else ""
+    return names
