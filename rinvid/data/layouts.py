@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,11 +56,13 @@ _NAMED_LINE = re.compile(
 _OTHER_LINE = re.compile(r"(.*?)((?:\s+-?\d+){0,2})")
 # So many entries of a list tell its layout.
 _SAMPLE = 100
+# A name that more files have says nothing.
+_COMMON = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """A clip as its file's name, or a row of a list, describes it."""
+class Listed:
+    """What a file's place and name, or a row of a list, say of a clip."""
 
     path: str  # a file's, relative to the root with forward slashes; a row's as listed, empty if the row only has an id
     class_name: str = ""  # with spaces, not underscores; a number if the list has no name; empty if unknown
@@ -70,20 +73,20 @@ class Clip:
     source: str = ""  # list and line of a row
 
     @property
-    def name(self) -> str:
-        """The id, and the times where both are known."""
-        return self.id if self.start is None or self.end is None else f"{self.id}_{self.start}_{self.end}"
+    def times(self) -> tuple[int, int] | None:
+        """Start and end if both are known."""
+        return None if self.start is None or self.end is None else (self.start, self.end)
 
 
-class Join(NamedTuple):
+class Joined(NamedTuple):
     """Files and the rows that list them."""
 
-    matched: list[Clip]  # files, completed by their rows, in the order of the files
-    missing: list[Clip]  # rows without a file, each clip once
-    extra: list[Clip]  # files without a row
+    files: list[Listed]  # all files in their order, completed by their rows
+    matched: set[str]  # paths of the files that have a row; the others are extra
+    missing: list[Listed]  # rows without a file, each clip once
 
 
-def from_path(path: str) -> Clip:
+def from_path(path: str) -> Listed:
     """What a path such as ``train/arm_wrestling/ID_000001_000011.mp4`` says, with or without any of its parts."""
     *folders, name = _parts(path)
     stem, start, end = _stem(name), None, None
@@ -95,7 +98,7 @@ def from_path(path: str) -> Clip:
     split = next((found for folder in reversed(likely) if (found := _split_of(folder))), "")
     parent = folders[-1] if folders else ""
     no_class = _HOLDER.fullmatch(parent) or (split and _split_of(parent) == split)
-    return Clip(path, "" if no_class else _spaced(parent), stem, start, end, split)
+    return Listed(path, "" if no_class else _spaced(parent), stem, start, end, split)
 
 
 def _parts(path: str) -> list[str]:
@@ -135,7 +138,7 @@ def find_annotations(root: Path) -> list[Path]:
     return found
 
 
-def read_annotations(path: Path) -> list[Clip]:
+def read_annotations(path: Path) -> list[Listed]:
     """Rows of a list; where neither the row nor its path says the split, the name of the list does.
 
     Raises:
@@ -199,7 +202,7 @@ class _Layout(NamedTuple):
         path, rest = found.groups("") if found else (line, "")
         return [path, *re.findall(r"^\d+(?=\s+\S)|\S.*$", rest)]
 
-    def read(self, line: str) -> Clip:
+    def read(self, line: str) -> Listed:
         """The clip that a line names; ValueError, OverflowError or csv.Error say why it cannot be read."""
         fields = self.fields(line)
         columns = self.header or _ORDER.get(len(fields), "").split()
@@ -213,7 +216,7 @@ class _Layout(NamedTuple):
         if re.fullmatch(r"-?\d+", label):
             # A folder's name says more than a number, and -1 is everyone's number of the unknown.
             label = place.class_name or label.partition("-")[0]
-        return Clip(
+        return Listed(
             "" if _stem(name) == name and _parts(name) == [name] else name,
             _spaced(label) or place.class_name,
             place.id,
@@ -240,93 +243,103 @@ class _Layout(NamedTuple):
         return bool(_YOUTUBE.fullmatch(name) and re.search(r"\d|.[A-Z]", name))
 
 
-def join(files: Sequence[Clip], rows: Sequence[Clip]) -> Join:
+def join(files: Sequence[Listed], rows: Sequence[Listed]) -> Joined:
     """Find the file of each row.
 
     Both have the same id and, where both say them, the same times; where only one does, no other clip of that id may
-    be meant. Folders and splits decide between several files, and for names that are no YouTube ids they must agree.
+    be meant. Split, then class decide between several files, and for names that are no YouTube ids they must agree.
     What the first row of a file says holds; further ones only add what it leaves open.
     """
     index, left = _Index(files, rows), list(rows)
-    told: dict[int, list[Clip]] = {}
+    told: dict[int, list[Listed]] = {}
     # A file in another split than the row's is given only when every row has found those of its own split.
-    for anywhere in (False, True):
-        lost = []
+    for other_split in (False, True):
+        lost: list[Listed] = []
         for row in left:
-            place = index.find(row, anywhere)
+            place = index.find(row, other_split)
             (lost if place is None else told.setdefault(place, [])).append(row)
         left = lost
-    missing: dict[str, Clip] = {}
-    for row in left:
-        missing.setdefault(f"{row.split}|{_tails(row)[-1 if _YOUTUBE.fullmatch(row.id) else 0]}", row)
-    matched = [_completed(file, told[place]) for place, file in enumerate(files) if place in told]
-    return Join(matched, [*missing.values()], [file for place, file in enumerate(files) if place not in told])
+    missing = {(row.split, _names(row, None)[0], row.times): row for row in reversed(left)}
+    completed = [_completed(file, told.get(place, ())) for place, file in enumerate(files)]
+    return Joined(completed, {files[place].path for place in told}, [*missing.values()][::-1])
 
 
-def _completed(file: Clip, rows: Sequence[Clip]) -> Clip:
-    # A number from a list must not take the place of a folder's name.
-    names = [row.class_name for row in rows if not (file.class_name and row.class_name.isdecimal())]
-    times = next(((row.start, row.end) for row in rows if row.start is not None), (file.start, file.end))
-    split = next((row.split for row in rows if row.split), file.split)
-    return Clip(file.path, next(filter(None, names), file.class_name), file.id, *times, split, rows[0].source)
-
-
-def _tails(clip: Clip, name: str | None = None) -> list[str]:
-    """Name of the clip after all of its folders, after fewer, and alone."""
-    tails = [clip.name if name is None else name]
-    for folder in reversed(_parts(clip.path)[:-1] or [clip.class_name]):
-        tails.append(f"{_same(folder)}/{tails[-1]}")
-    return tails[::-1]
-
-
-@lru_cache(4096)
-def _same(folder: str) -> str:
-    """What the spellings of a folder's name share: many tools leave out quotes and brackets."""
-    return _SPLITS.get(folder.lower()) or re.sub(r"['()]", "", _spaced(folder))
+def _completed(file: Listed, rows: Sequence[Listed]) -> Listed:
+    for row in reversed(rows):
+        # A number from a list must not take the place of a folder's name.
+        named = row.class_name and not (file.class_name and row.class_name.isdecimal())
+        file = replace(
+            file,
+            class_name=row.class_name if named else file.class_name,
+            split=row.split or file.split,
+            start=file.start if row.times is None else row.start,
+            end=file.end if row.times is None else row.end,
+            source=row.source,
+        )
+    return file
 
 
 class _Index:
-    """Places of files by split and by the end of their path."""
+    """Places of files by what a row may call them."""
 
-    def __init__(self, files: Sequence[Clip], rows: Sequence[Clip]) -> None:
-        self.files, self.places = files, dict[str, list[int]]()
+    def __init__(self, files: Sequence[Listed], rows: Sequence[Listed]) -> None:
+        self.files = files
+        self.places: dict[str, list[int]] = {}
+        without_times = {row.id for row in rows if not row.times}
         for place, file in enumerate(files):
-            for tail in _tails(file):
-                self.places.setdefault(f"{file.split}|{tail}", []).append(place)
-        self.only_file, self.only_row = _only(files), _only(rows)
+            for times in {file.times, None} if file.id in without_times else {file.times}:
+                for name in _names(file, times):
+                    self.places.setdefault(name, []).append(place)
+        without_times = {file.id for file in files if not file.times}
+        # The clips of a video that rows mean, for its file without times.
+        self.meant: dict[str, set[tuple[str, tuple[int, int]]]] = {}
+        for row in rows:
+            if row.times and row.id in without_times:
+                self.meant.setdefault(row.id, set()).add((row.split, row.times))
 
-    def find(self, row: Clip, anywhere: bool) -> int | None:
-        """The file of a row: in the row's split or in none, or else ``anywhere``; None if there is none for sure."""
-        youtube, split = bool(_YOUTUBE.fullmatch(row.id)), from_path(row.path).split or row.split
-        if anywhere and not (youtube and split):
+    def find(self, row: Listed, other_split: bool) -> int | None:
+        """The file of a row, perhaps in another split than the row's; None if there is none for sure."""
+        names = (name for times in dict.fromkeys((row.times, None)) for name in _names(row, times))
+        found = next((self.places[name] for name in names if name in self.places), [])
+        fits = [(self._fit(row, self.files[place]), place) for place in found if len(found) <= _COMMON]
+        best, place = max(fits, key=itemgetter(0), default=((), 0))
+        if not best or (best[1] == 0 and not other_split):
             return None
-        for wanted in (split, "") if split and not anywhere else ("*",):
-            names = [row.name]
-            if alone := (self.only_file if row.name == row.id else self.only_row).get(f"{wanted or '*'}|{row.id}"):
-                names.append(alone if row.name == row.id else row.id)
-            for name in names:
-                for tail in _tails(row, name):
-                    splits = ("train", "val", "test", "") if wanted == "*" else (wanted,)
-                    found = [place for split in splits for place in self.places.get(f"{split}|{tail}", ())]
-                    if found:
-                        return found[0] if (youtube and name != row.id) or self._sure(row, found, tail) else None
-        return None
+        rivals = [self.files[rival] for fit, rival in fits if fit == best]
+        # The same clip of a video from YouTube is the same anywhere; other files must be copies in one folder.
+        same = best[0] and row.times and _YOUTUBE.fullmatch(row.id)
+        places = {(file.times, *([] if same else _parts(file.path)[:-1])) for file in rivals}
+        return place if len(places) == 1 else None
 
-    def _sure(self, row: Clip, found: Sequence[int], tail: str) -> bool:
-        """Whether the files are copies of one, and not of another class if they share only a name such as 1.mp4."""
-        first = self.files[found[0]]
-        if any(_tails(self.files[place]) != _tails(first) for place in found[1:]):
-            return False
-        asked, given = _same(row.class_name), _same(first.class_name)
-        named = bool(_YOUTUBE.fullmatch(row.id)) or "/" in tail
-        return named or not asked or not given or asked == given or asked.isdecimal()
+    def _fit(self, row: Listed, file: Listed) -> tuple[int, ...]:
+        """How well times, split and class agree; empty if the file cannot be the row's."""
+        if row.times and file.times and row.times != file.times:
+            return ()
+        if row.times and not file.times:
+            others = [split for split, times in self.meant[row.id] if times != row.times]
+            if any(not split or file.split in ("", split) for split in others):
+                return ()
+        split, class_name = _agreement(row, file, "split"), _agreement(row, file, "class_name")
+        return (row.times == file.times, split, class_name) if _YOUTUBE.fullmatch(row.id) or split * class_name else ()
 
 
-def _only(clips: Sequence[Clip]) -> dict[str, str]:
-    """The name with times of every id, by split and by none, empty where several clips have the id."""
-    names: dict[str, str] = {}
-    for clip in clips:
-        if clip.name != clip.id:
-            for key in (f"{clip.split}|{clip.id}", f"*|{clip.id}"):
-                names[key] = clip.name if names.get(key, clip.name) == clip.name else ""
-    return names
+def _agreement(row: Listed, file: Listed, field: str) -> int:
+    """2 if both say the same, or the row's path if not its columns, 1 if one says nothing, and 0 if they differ."""
+    asked, given = _same(getattr(row, field)), _same(getattr(file, field))
+    if not asked or not given or (asked != given and asked.isdecimal()):
+        return 1
+    return 2 if given == asked or given == _same(getattr(from_path(row.path), field)) else 0
+
+
+def _names(clip: Listed, times: tuple[int, int] | None) -> list[str]:
+    """The id, perhaps with times; if YouTube has no such ids, after all folders, after fewer of them, and alone."""
+    names = [clip.id if times is None else f"{clip.id}_{times[0]}_{times[1]}"]
+    for folder in [] if _YOUTUBE.fullmatch(clip.id) else reversed(_parts(clip.path)[:-1] or [clip.class_name]):
+        names.append(f"{_same(folder)}/{names[-1]}")
+    return names[::-1]
+
+
+@lru_cache(4096)
+def _same(name: str) -> str:
+    """What all spellings of a folder's name share: many tools leave out quotes and brackets."""
+    return _SPLITS.get(name.lower()) or re.sub(r"['()]", "", _spaced(name))
