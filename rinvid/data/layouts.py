@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
-from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,6 @@ KNOWN = (
     "a table whose header names a column youtube_id or path; lines 'path', 'path label', 'path,label', 'path frames "
     "label', where a path is ID, ID_START_END, CLASS/NAME or a video file with or without folders"
 )
-
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "eval"), "val"),
@@ -30,8 +29,7 @@ _SET_WORDS = frozenset({"k", "kinetics", "data", "dataset", "set", "split", "vid
 _LIST_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(_SPLITS)})(?:list|set|split)?(?![a-z])")
 # Folders that are no class: chunks of the downloaded archives, and holders of everything.
 _HOLDER = re.compile(
-    r"|part[-_ ]?\d+|videos?|clips?|data|(k|kinetics)[-_ ]?\d{3}([-_ ]2020)?|kinetics|replacement(_for_corrupted\w*)?",
-    re.IGNORECASE,
+    r"|part[-_ ]?\d+|videos?|clips?|data|kinetics|(k|kinetics[-_ ]?)\d00.*|replacement.*", re.IGNORECASE
 )
 _YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
 # An id may end like times do (abcde_12_34 is one), so its length decides; other names need Kinetics' six digits.
@@ -44,19 +42,17 @@ _COLUMNS = {
     **dict.fromkeys(("timeend", "endtime", "end"), "end"),
     **dict.fromkeys(("split", "subset"), "split"),
 }
-# Columns of a list without a header, by their number.
-_ORDER = {
-    **{1: "path", 2: "path class", 3: "path frames class", 4: "id start end split"},
-    **{5: "class id start end split", 6: "class id start end split is_cc"},
-}
-# A path that may hold spaces, and after more of them a label, or frames and a label.
-_NAMED_LINE = re.compile(
-    rf"(.*(?:{'|'.join(sorted(SUFFIXES))}|_\d{{1,6}}_\d{{1,6}})|(?:.*[/\\])?{_YOUTUBE.pattern})(?:\s+([^/\\]*))?", re.I
+# Columns of a list without a header, by their number; with four or more it is an official table that lost its own.
+_ORDER = ("", "path", "path class", "path frames class", "id start end split", *["class id start end split is_cc"] * 2)
+# A path that may hold spaces, and after more of them perhaps frames, and a label.
+_LINE = re.compile(
+    rf"^(.*(?:{'|'.join(sorted(SUFFIXES))}|_\d{{1,6}}_\d{{1,6}})|(?:.*[/\\])?{_YOUTUBE.pattern}|.*?)"
+    r"(?:\s+(\d+(?=\s))?\s*([^/\\]*))?$",
+    re.IGNORECASE,
 )
-_OTHER_LINE = re.compile(r"(.*?)((?:\s+-?\d+){0,2})")
 # So many entries of a list tell its layout.
 _SAMPLE = 100
-# A name that more files have says nothing.
+# A name that more files have than this tells none of them.
 _COMMON = 8
 
 
@@ -88,8 +84,8 @@ class Joined(NamedTuple):
 
 def from_path(path: str) -> Listed:
     """What a path such as ``train/arm_wrestling/ID_000001_000011.mp4`` says, with or without any of its parts."""
-    *folders, name = _parts(path)
-    stem, start, end = _stem(name), None, None
+    folders, stem = _parts(path)
+    start = end = None
     timed = _TIMED.fullmatch(stem)
     if timed and int(timed[2]) < int(timed[3]):
         stem, start, end = timed[1], int(timed[2]), int(timed[3])
@@ -101,15 +97,12 @@ def from_path(path: str) -> Listed:
     return Listed(path, "" if no_class else _spaced(parent), stem, start, end, split)
 
 
-def _parts(path: str) -> list[str]:
-    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")] or [""]
-
-
-def _stem(name: str) -> str:
-    """The name without its suffixes, of which download tools leave several: ID.mp4.webm."""
+def _parts(path: str) -> tuple[list[str], str]:
+    """Folders, and the name without its suffixes, of which download tools leave several: ID.mp4.webm."""
+    *folders, name = path.replace("\\", "/").split("/")
     while (dot := name.rfind(".")) > 0 and name[dot:].lower() in SUFFIXES:
         name = name[:dot]
-    return name
+    return [folder for folder in folders if folder not in ("", ".")], name
 
 
 @lru_cache(4096)
@@ -128,13 +121,11 @@ def _spaced(name: str) -> str:
 def find_annotations(root: Path) -> list[Path]:
     """The lists of a known layout in a folder and in its folder ``annotations``; other files are passed over."""
     found = []
-    for path in (*sorted(root.glob("[!.]*")), *sorted(root.glob("annotations/[!.]*"))):
+    for path in sorted((*root.glob("[!.]*"), *root.glob("annotations/[!.]*"))):
         if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
-            try:
+            with suppress(ValueError):
                 _layout(path, _lines(path, _SAMPLE))
-            except ValueError:
-                continue
-            found.append(path)
+                found.append(path)
     return found
 
 
@@ -154,10 +145,9 @@ def read_annotations(path: Path) -> list[Listed]:
     rows = []
     for number, line in lines[1 if layout.header else 0 :]:
         try:
-            row = layout.read(line)
+            rows.append(layout.read(line, split, f"{path.name} line {number}"))
         except (ValueError, OverflowError, csv.Error) as error:
             raise ValueError(f"{path}, line {number}: {error}: {line!r}") from error
-        rows.append(replace(row, split=row.split or split, source=f"{path.name} line {number}"))
     return rows
 
 
@@ -165,23 +155,21 @@ def _lines(path: Path, limit: int | None = None) -> list[tuple[int, str]]:
     """Numbers and texts of the first lines that are neither blank nor comments."""
     # Of what is not UTF-8 at most class names are harmed; other files have no entries that could be ids.
     with path.open(encoding="utf-8-sig", errors="replace") as file:
-        lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(file, 1))
+        lines = ((number, line.rstrip("\n")) for number, line in enumerate(file, 1))
         return list(islice(((n, line) for n, line in lines if line.strip() and line.lstrip()[0] != "#"), limit))
 
 
 def _layout(path: Path, lines: Sequence[tuple[int, str]]) -> _Layout:
     """How to read a list that begins with these lines; ValueError if it is none."""
-    texts = [line for _, line in lines]
+    texts = [line for _, line in lines] or [""]
     separator = next((mark for mark in "\t,;" if 2 * sum(mark in text for text in texts) > len(texts)), "")
-    names = re.split(separator or r"\s+", texts[0].strip()) if texts else []
+    names = re.split(separator or r"\s+", texts[0].strip())
     header = [_COLUMNS.get(re.sub(r"[\W_]+", "", name.lower()), "") for name in names]
     if not {"path", "id"} & set(header) and 2 * sum(map(bool, header)) <= len(header):
         header = []
-    layout = _Layout(separator, header)
-    entries = texts[1:] if header else texts
+    layout, entries = _Layout(separator, header), texts[1:] if header else texts
     if 2 * sum(map(layout.names_video, entries)) <= len(entries):
-        first = f"the first line is {texts[0][:80]!r}" if texts else "it is empty"
-        raise ValueError(f"{path}: unknown layout, {first}; known: {KNOWN}")
+        raise ValueError(f"{path}: unknown layout, the first line is {texts[0][:80]!r}; known: {KNOWN}")
     return layout
 
 
@@ -191,24 +179,16 @@ class _Layout(NamedTuple):
     separator: str  # empty for spaces
     header: list[str]  # by the names in _COLUMNS; empty if there is none
 
-    def fields(self, line: str) -> list[str]:
+    def read(self, line: str, split: str = "", source: str = "") -> Listed:
+        """The clip that a line names; ValueError, OverflowError or csv.Error say why it cannot be read."""
         if self.separator:
             fields = next(csv.reader([line], delimiter=self.separator, skipinitialspace=True, strict=True))
-            return [field.strip() for field in fields]
-        if self.header:
-            # The first field may hold spaces.
-            return line.rsplit(None, len(self.header) - 1)
-        found = _NAMED_LINE.fullmatch(line.strip()) or _OTHER_LINE.fullmatch(line.strip())
-        path, rest = found.groups("") if found else (line, "")
-        return [path, *re.findall(r"^\d+(?=\s+\S)|\S.*$", rest)]
-
-    def read(self, line: str) -> Listed:
-        """The clip that a line names; ValueError, OverflowError or csv.Error say why it cannot be read."""
-        fields = self.fields(line)
-        columns = self.header or _ORDER.get(len(fields), "").split()
+        else:
+            fields = [field for field in _LINE.findall(line.strip())[0] if field]
+        columns = self.header or "".join(_ORDER[len(fields) : len(fields) + 1]).split()
         if any(fields[len(columns) :]):
             raise ValueError(f"{len(fields)} fields are too many")
-        told = {column: field for column, field in zip(columns, fields, strict=False) if field}
+        told = {column: field.strip() for column, field in zip(columns, fields, strict=False) if field.strip()}
         name, label = told.get("path") or told.get("id", ""), told.get("class", "")
         if not name:
             raise ValueError("names no video")
@@ -217,12 +197,13 @@ class _Layout(NamedTuple):
             # A folder's name says more than a number, and -1 is everyone's number of the unknown.
             label = place.class_name or label.partition("-")[0]
         return Listed(
-            "" if _stem(name) == name and _parts(name) == [name] else name,
+            "" if _parts(name) == ([], name) else name,
             _spaced(label) or place.class_name,
             place.id,
             int(float(told["start"])) if "start" in told else place.start,
             int(float(told["end"])) if "end" in told else place.end,
-            _split_of(told.get("split", "")) or place.split,
+            _split_of(told.get("split", "")) or place.split or split,
+            source,
         )
 
     def names_video(self, line: str) -> bool:
@@ -231,96 +212,69 @@ class _Layout(NamedTuple):
         Bare ids could be classes, but have 11 characters, and nearly always a digit or a capital beyond the first. A
         path must end like a video, or have folders and no suffix, which links to archives and other files have.
         """
-        try:
+        with suppress(ValueError, OverflowError, csv.Error):
             clip = self.read(line)
-        except (ValueError, OverflowError, csv.Error):
-            return False
-        *folders, name = _parts(clip.path or clip.id)
-        if clip.start is not None or name != clip.id:
-            return True
-        if folders:
-            return "." not in name
-        return bool(_YOUTUBE.fullmatch(name) and re.search(r"\d|.[A-Z]", name))
+            is_path = Path(clip.path).suffix.lower() in SUFFIXES or (clip.path and "." not in clip.id)
+            is_id = _YOUTUBE.fullmatch(clip.id) and re.search(r"\d|.[A-Z]", clip.id)
+            return bool(clip.times or is_path or is_id)
+        return False
 
 
 def join(files: Sequence[Listed], rows: Sequence[Listed]) -> Joined:
     """Find the file of each row.
 
-    Both have the same id and, where both say them, the same times; where only one does, no other clip of that id may
-    be meant. Split, then class decide between several files, and for names that are no YouTube ids they must agree.
-    What the first row of a file says holds; further ones only add what it leaves open.
+    Both have the same id and the same times; where one does not say them, its id must mean a single clip of the other
+    side. Split, then class decide between several files, and for names that are no YouTube ids they must agree. What
+    the first row of a file says holds; further ones only add what it leaves open.
     """
-    index, left = _Index(files, rows), list(rows)
+    files = _with_times(files, rows)
+    left = _with_times(rows, [*files, *rows])
+    index: dict[str, list[int]] = {}
+    for place, file in enumerate(files):
+        for name in _names(file):
+            index.setdefault(name, []).append(place)
     told: dict[int, list[Listed]] = {}
     # A file in another split than the row's is given only when every row has found those of its own split.
     for other_split in (False, True):
         lost: list[Listed] = []
         for row in left:
-            place = index.find(row, other_split)
+            found = next((index[name] for name in _names(row) if name in index), [])
+            place = _choose(row, files, found, other_split)
             (lost if place is None else told.setdefault(place, [])).append(row)
         left = lost
-    missing = {(row.split, _names(row, None)[0], row.times): row for row in reversed(left)}
+    missing = {(row.split, _names(row)[0]): row for row in reversed(left)}
     completed = [_completed(file, told.get(place, ())) for place, file in enumerate(files)]
     return Joined(completed, {files[place].path for place in told}, [*missing.values()][::-1])
 
 
-def _completed(file: Listed, rows: Sequence[Listed]) -> Listed:
-    for row in reversed(rows):
-        # A number from a list must not take the place of a folder's name.
-        named = row.class_name and not (file.class_name and row.class_name.isdecimal())
-        file = replace(
-            file,
-            class_name=row.class_name if named else file.class_name,
-            split=row.split or file.split,
-            start=file.start if row.times is None else row.start,
-            end=file.end if row.times is None else row.end,
-            source=row.source,
-        )
-    return file
+def _with_times(clips: Sequence[Listed], others: Sequence[Listed]) -> list[Listed]:
+    """The clips; those without times have them from the others, if those have just one clip of that id."""
+    unsure = {clip.id for clip in clips if not clip.times}
+    cuts: dict[str, set[tuple[str, tuple[int, int]]]] = {}
+    for other in others:
+        if other.times and other.id in unsure:
+            cuts.setdefault(other.id, set()).add((other.split, other.times))
+    timed = list(clips)
+    for place, clip in enumerate(clips if cuts else ()):
+        meant = {times for split, times in cuts.get(clip.id, ()) if not split or clip.split in ("", split)}
+        if not clip.times and len(meant) == 1:
+            start, end = meant.pop()
+            timed[place] = replace(clip, start=start, end=end)
+    return timed
 
 
-class _Index:
-    """Places of files by what a row may call them."""
-
-    def __init__(self, files: Sequence[Listed], rows: Sequence[Listed]) -> None:
-        self.files = files
-        self.places: dict[str, list[int]] = {}
-        without_times = {row.id for row in rows if not row.times}
-        for place, file in enumerate(files):
-            for times in {file.times, None} if file.id in without_times else {file.times}:
-                for name in _names(file, times):
-                    self.places.setdefault(name, []).append(place)
-        without_times = {file.id for file in files if not file.times}
-        # The clips of a video that rows mean, for its file without times.
-        self.meant: dict[str, set[tuple[str, tuple[int, int]]]] = {}
-        for row in rows:
-            if row.times and row.id in without_times:
-                self.meant.setdefault(row.id, set()).add((row.split, row.times))
-
-    def find(self, row: Listed, other_split: bool) -> int | None:
-        """The file of a row, perhaps in another split than the row's; None if there is none for sure."""
-        names = (name for times in dict.fromkeys((row.times, None)) for name in _names(row, times))
-        found = next((self.places[name] for name in names if name in self.places), [])
-        fits = [(self._fit(row, self.files[place]), place) for place in found if len(found) <= _COMMON]
-        best, place = max(fits, key=itemgetter(0), default=((), 0))
-        if not best or (best[1] == 0 and not other_split):
-            return None
-        rivals = [self.files[rival] for fit, rival in fits if fit == best]
-        # The same clip of a video from YouTube is the same anywhere; other files must be copies in one folder.
-        same = best[0] and row.times and _YOUTUBE.fullmatch(row.id)
-        places = {(file.times, *([] if same else _parts(file.path)[:-1])) for file in rivals}
-        return place if len(places) == 1 else None
-
-    def _fit(self, row: Listed, file: Listed) -> tuple[int, ...]:
-        """How well times, split and class agree; empty if the file cannot be the row's."""
-        if row.times and file.times and row.times != file.times:
-            return ()
-        if row.times and not file.times:
-            others = [split for split, times in self.meant[row.id] if times != row.times]
-            if any(not split or file.split in ("", split) for split in others):
-                return ()
-        split, class_name = _agreement(row, file, "split"), _agreement(row, file, "class_name")
-        return (row.times == file.times, split, class_name) if _YOUTUBE.fullmatch(row.id) or split * class_name else ()
+def _choose(row: Listed, files: Sequence[Listed], found: Sequence[int], other_split: bool) -> int | None:
+    """The place of the file that fits a row best; None if none fits, or several that are no copies."""
+    if not 0 < len(found) <= _COMMON:
+        return None
+    youtube = _YOUTUBE.fullmatch(row.id)
+    fits = [(_agreement(row, files[place], "split"), _agreement(row, files[place], "class_name")) for place in found]
+    best = max(fit if youtube or all(fit) else (0, 0) for fit in fits)
+    if not best[0] and not (youtube and other_split):
+        return None
+    rivals = [place for place, fit in zip(found, fits, strict=True) if fit == best]
+    copies = len(rivals) == 1 or len({tuple(_parts(files[place].path)[0]) for place in rivals}) == 1
+    return rivals[0] if copies or (youtube and row.times) else None
 
 
 def _agreement(row: Listed, file: Listed, field: str) -> int:
@@ -331,10 +285,20 @@ def _agreement(row: Listed, file: Listed, field: str) -> int:
     return 2 if given == asked or given == _same(getattr(from_path(row.path), field)) else 0
 
 
-def _names(clip: Listed, times: tuple[int, int] | None) -> list[str]:
-    """The id, perhaps with times; if YouTube has no such ids, after all folders, after fewer of them, and alone."""
-    names = [clip.id if times is None else f"{clip.id}_{times[0]}_{times[1]}"]
-    for folder in [] if _YOUTUBE.fullmatch(clip.id) else reversed(_parts(clip.path)[:-1] or [clip.class_name]):
+def _completed(file: Listed, rows: Sequence[Listed]) -> Listed:
+    for row in reversed(rows):
+        # A number must not take the place of a name.
+        named = file.class_name and not file.class_name.isdecimal() and row.class_name.isdecimal()
+        class_name = file.class_name if named or not row.class_name else row.class_name
+        start, end = row.times or (file.start, file.end)
+        file = Listed(file.path, class_name, file.id, start, end, row.split or file.split, row.source)
+    return file
+
+
+def _names(clip: Listed) -> list[str]:
+    """The id and times; if the id is none of YouTube, after all folders, after fewer of them, and alone."""
+    names = ["_".join(map(str, (clip.id, *(clip.times or ()))))]
+    for folder in [] if _YOUTUBE.fullmatch(clip.id) else reversed(_parts(clip.path)[0] or [clip.class_name]):
         names.append(f"{_same(folder)}/{names[-1]}")
     return names[::-1]
 

@@ -200,10 +200,14 @@ def test_fingerprint_is_of_what_is_used() -> None:
     assert fingerprint(*reversed(rows), root="/elsewhere") == first
     unused = row("short.mp4", frames=3), row("x.mp4", status="extra"), row("y.mp4", status="broken", reason="is empty")
     assert fingerprint(*rows, *unused) == first
-    changed = [
-        fingerprint(*rows[1:], {**rows[0], **change})
-        for change in ({"size": 101}, {"frames": 21}, {"class": "x"}, {"path": "z.mp4"}, {"split": "val"})
+    changes: list[dict[str, Any]] = [
+        {"size": 101},
+        {"frames": 21},
+        {"class": "x"},
+        {"path": "cc.mp4"},
+        {"split": "val"},
     ]
+    changed = [fingerprint(*rows[:2], {**rows[2], **change}, *rows[3:]) for change in changes]
     assert len({first, *changed, fingerprint(*rows, row("more.mp4", split="train")), fingerprint(*rows[1:])}) == 8
 
 

@@ -200,7 +200,8 @@ def test_closing_ends_the_workers() -> None:
 
 def test_interrupts_are_left_to_the_main_process() -> None:
     loader = Loader(VideoClips(Pictures(), 4), ResumableSampler(4, 2), 2, "fork", timeout=30)
-    next(loader)
+    for _ in range(2):  # a batch of each worker, so that both have begun
+        next(loader)
     workers = multiprocessing.active_children()
     for _ in range(3):
         for worker in workers:
