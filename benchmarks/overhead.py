@@ -25,12 +25,12 @@ from accelerate import Accelerator
 
 from rinvid.data.clips import VideoClips, to_model_range
 from rinvid.data.digits import digits_root
-from rinvid.data.index import index_videos
+from rinvid.data.videos import open_videos
 from rinvid.models.rin import RINModel
 from rinvid.options import parse
 from rinvid.report import versions
 from rinvid.training.config import RunConfig
-from rinvid.training.loop import loss_options, train
+from rinvid.training.loop import loss_options, train, training_batches
 from rinvid.training.objective import diffusion_loss
 from rinvid.training.optim import create_optimizers
 
@@ -45,8 +45,7 @@ def bare(config: RunConfig, model: RINModel, clips: VideoClips, steps: int) -> f
     options = loss_options(config)
     optimizers = create_optimizers(model, config.optimizer.name, config.optimizer.weight_decay)
     optimizers.set_lr(config.optimizer.lr)
-    windows = [clips.window(i % len(clips), 0) for i in range(config.batch_size)]
-    video = to_model_range(torch.stack(windows))
+    video = to_model_range(torch.cat([clips[i % len(clips)].samples for i in range(config.batch_size)]))
     given = model.config.context_frames
     begin = time.perf_counter()
     for _ in range(steps):
@@ -62,7 +61,7 @@ def loop(config: RunConfig, model: RINModel, clips: VideoClips, steps: int) -> f
     config = dataclasses.replace(config, max_steps=steps, watch_every=0, checkpoint_every=0, log_every=10)
     with tempfile.TemporaryDirectory() as folder:
         accelerator = Accelerator(log_with="tensorboard", project_dir=folder)
-        train(config, model, clips, Path(folder), accelerator, record={})
+        train(config, model, training_batches(config, clips, accelerator), Path(folder), accelerator, record={})
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     rates = [line["clips_per_second"] for line in lines if "clips_per_second" in line]
     return config.batch_size * statistics.fmean(1 / rate for rate in rates)
@@ -80,9 +79,8 @@ def main() -> None:
     config = parse(PRESETS, "digits", [])
     model = RINModel(**config.model)
     frames = model.config.num_frames
-    index = index_videos(digits_root(), frames)
-    clips = VideoClips(index.root, index.usable["val"], frames, 1, model.frame_size[0])
-    clips.decode_all()
+    videos = open_videos(digits_root(), frames, model.frame_size[0], cache_mb=1024)
+    clips = VideoClips(videos.parts["val"], frames)
     bare(config, copy.deepcopy(model), clips, 3)
     times = {"bare": [], "loop": []}
     for _ in range(rounds):

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 # So many files that could not be read are named in metrics.json.
 _NAMED = 100
+# So many are named in the log.
+_TOLD = 10
 # Errors that say themselves what is wrong; anything else is a defect and keeps its traceback.
 USER_ERRORS = (ValueError, TypeError, OSError, FloatingPointError)
 
@@ -197,7 +199,7 @@ def _watcher(config: RunConfig, scheduler: Any, truth: HeldOut, folder: Path) ->
 def _open(config: RunConfig, model: RINModel, show_progress: bool) -> Videos:
     data = config.data
     root = Path(data.root) if data.root is not None else registry.datasets.create(data.source)
-    return open_videos(
+    videos = open_videos(
         root,
         model.config.num_frames,
         model.frame_size[0],
@@ -210,6 +212,12 @@ def _open(config: RunConfig, model: RINModel, show_progress: bool) -> Videos:
         data.cache_mb if data.crop == "centre" else 0,
         show_progress,
     )
+    if show_progress:
+        for path, reason in videos.left_out[:_TOLD]:
+            logger.warning("left out %s: %s", path, reason)
+        if len(videos.left_out) > _TOLD:
+            logger.warning("left out %d more; rinvid data scan lists all", len(videos.left_out) - _TOLD)
+    return videos
 
 
 def _print_summary(config: RunConfig, model: RINModel, videos: Videos, folder: Path, resume: Path | None) -> None:

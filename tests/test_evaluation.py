@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from rinvid.data import VideoError
-from rinvid.data.clips import VideoClips, to_model_range
-from rinvid.data.index import Video
-from rinvid.evaluation import GAIN_TIMES, context_gain, held_out_clips, predict_clips, score_clips
+from rinvid.data.clips import to_model_range
+from rinvid.evaluation import GAIN_TIMES, context_gain, predict_clips, score_clips
 from rinvid.models.rin import RINModel, RINOutput
 from rinvid.pipelines.video import RINVideoPipeline
 from rinvid.schedulers.gamma import GammaDDIMScheduler
 from tests.helpers import randomised, small_model
-from tests.video.make import numbered, numbers, write_video
 
 SIDE, FRAMES, GIVEN = 16, 8, 3
 OPTIONS: dict[str, Any] = {"schedule": {"type": "cosine"}, "prediction_type": "sample", "self_cond_rate": 0.9}
@@ -217,21 +213,3 @@ def test_gain_needs_context_and_two_clips() -> None:
     video = to_model_range(torch.from_numpy(clips()))
     assert context_gain(model(context_frames=0), video, OPTIONS, 0) == {}
     assert context_gain(model(), video[:1], OPTIONS, 0) == {}
-
-
-# -- held-out clips
-
-
-def test_held_out_clips(tmp_path: Path) -> None:
-    for number in range(2):
-        write_video(tmp_path / f"{number}.mp4", numbered(20, 32, 50 * number), options={"crf": "8"})
-    videos = VideoClips(tmp_path, [Video(f"{number}.mp4", 20) for number in range(2)], FRAMES, 1, 32)
-    found = held_out_clips(videos, 10)
-    assert (found.shape, found.dtype) == ((4, FRAMES, 32, 32, 3), np.uint8)
-    assert [numbers(clip)[0] for clip in found] == [0, 50, 8, 58]
-    (tmp_path / "1.mp4").write_text("text")
-    assert [numbers(clip)[0] for clip in held_out_clips(videos, 10)] == [0, 8]
-    assert [video.path for video in videos.left_out] == ["1.mp4"]
-    (tmp_path / "0.mp4").write_text("text")
-    with pytest.raises(VideoError, match="none of its videos can be read"):
-        held_out_clips(videos, 10)

@@ -10,16 +10,17 @@ import rinvid
 from rinvid import pretrained
 from rinvid.data.clips import VideoClips
 from rinvid.data.digits import write_digits
-from rinvid.data.index import index_videos
-from rinvid.evaluation import held_out_clips, predict_clips, score_clips
+from rinvid.data.loader import held_out
+from rinvid.data.videos import open_videos
+from rinvid.evaluation import predict_clips, score_clips
 
 
 def test_it_predicts_digits_it_never_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RINVID_HOME", str(tmp_path / "home"))
     write_digits(tmp_path / "digits", limit=48, frames=16)
     pipeline = rinvid.RINVideoPipeline.from_pretrained(pretrained.pretrained_folder("digits"))
-    index = index_videos(tmp_path / "digits", 16, show_progress=False)
-    truth = held_out_clips(VideoClips(index.root, index.usable["val"], 16, 1, 32), 8)
+    videos = open_videos(tmp_path / "digits", 16, 32, show_progress=False)
+    truth, _, _ = held_out(VideoClips(videos.parts["val"], 16), 8)
     predicted = predict_clips(pipeline, truth, steps=20, seed=0)
     scores = score_clips(truth, predicted, context_frames=5)
     assert np.array_equal(predicted[:, :5], truth[:, :5])

@@ -95,7 +95,7 @@ def test_what_was_left_out_is_named_and_counted(finished):
     assert "bar0.mp4: has 9 frames, a clip needs 16" in done.stderr
     assert "2 left out" in done.stdout
     left_out = json.loads((folder / "metrics.json").read_text())["data"]["left_out"]
-    assert sorted(video["path"] for video in left_out) == ["bar0.mp4", "broken.mp4"]
+    assert (left_out["count"], sorted(path for path, _ in left_out["first"])) == (2, ["bar0.mp4", "broken.mp4"])
 
 
 def test_the_learning_rate_is_that_of_the_steps_done(finished):
@@ -203,7 +203,7 @@ def test_a_file_that_breaks_off_is_left_out_by_name(videos, tmp_path, capsys):
     run(*TINY, "--data.root", str(root), "--output_dir", "run", "--watch_every", "0")
     assert "3 left out" in capsys.readouterr().out
     left_out = json.loads((tmp_path / "run" / "metrics.json").read_text())["data"]["left_out"]
-    assert [video["path"] for video in left_out if video["reason"].startswith("broken at")] == ["cut1.mp4"]
+    assert [path for path, reason in left_out["first"] if reason.startswith("broken at")] == ["cut1.mp4"]
 
 
 @pytest.mark.parametrize(

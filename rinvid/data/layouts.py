@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg"})
-LIST_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".list", ".lst"})
 KNOWN = (
-    "a table whose header names a column youtube_id or path; lines 'path', 'path label', 'path,label', 'path frames "
-    "label', where a path is ID, ID_START_END, CLASS/NAME or a video file with or without folders"
+    "tables whose header names a column youtube_id or path; lines 'path', 'path label' or 'path frames label', where "
 )
+KNOWN += "commas or tabs may be between them, and a path is ID, ID_START_END, FOLDER/NAME or the name of a video file"
 _SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "eval"), "val"),
@@ -28,9 +27,7 @@ _SPLITS = {
 _SET_WORDS = frozenset({"k", "kinetics", "data", "dataset", "set", "split", "video", "videos", "clip", "clips"})
 _LIST_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(_SPLITS)})(?:list|set|split)?(?![a-z])")
 # Folders that are no class: chunks of the downloaded archives, and holders of everything.
-_HOLDER = re.compile(
-    r"|part[-_ ]?\d+|videos?|clips?|data|kinetics|(k|kinetics[-_ ]?)\d00.*|replacement.*", re.IGNORECASE
-)
+_HOLDER = re.compile(r"(?i)|part[-_ ]?\d+|videos?|clips?|data|kinetics|(k|kinetics[-_ ]?)\d00.*|replacement.*")
 _YOUTUBE = re.compile(r"[A-Za-z0-9_-]{11}")
 # An id may end like times do (abcde_12_34 is one), so its length decides; other names need Kinetics' six digits.
 _TIMED = re.compile(rf"({_YOUTUBE.pattern}(?=_\d+_\d+$)|.+(?=_\d{{6}}_\d{{6}}$))_(\d{{1,6}})_(\d{{1,6}})", re.ASCII)
@@ -46,9 +43,8 @@ _COLUMNS = {
 _ORDER = ("", "path", "path class", "path frames class", "id start end split", *["class id start end split is_cc"] * 2)
 # A path that may hold spaces, and after more of them perhaps frames, and a label.
 _LINE = re.compile(
-    rf"^(.*(?:{'|'.join(sorted(SUFFIXES))}|_\d{{1,6}}_\d{{1,6}})|(?:.*[/\\])?{_YOUTUBE.pattern}|.*?)"
-    r"(?:\s+(\d+(?=\s))?\s*([^/\\]*))?$",
-    re.IGNORECASE,
+    rf"(?i)^(.*(?:{'|'.join(map(re.escape, SUFFIXES))}|_\d{{1,6}}_\d{{1,6}})|(?:.*[/\\])?{_YOUTUBE.pattern}|.*?)"
+    r"(?:\s+(\d+(?=\s))?\s*([^/\\]*))?$"
 )
 # So many entries of a list tell its layout.
 _SAMPLE = 100
@@ -122,7 +118,7 @@ def find_annotations(root: Path) -> list[Path]:
     """The lists of a known layout in a folder and in its folder ``annotations``; other files are passed over."""
     found = []
     for path in sorted((*root.glob("[!.]*"), *root.glob("annotations/[!.]*"))):
-        if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
+        if path.suffix.lower() in (".csv", ".tsv", ".txt", ".list", ".lst") and path.is_file():
             with suppress(ValueError):
                 _layout(path, _lines(path, _SAMPLE))
                 found.append(path)
@@ -214,7 +210,8 @@ class _Layout(NamedTuple):
         """
         with suppress(ValueError, OverflowError, csv.Error):
             clip = self.read(line)
-            is_path = Path(clip.path).suffix.lower() in SUFFIXES or (clip.path and "." not in clip.id)
+            bare = clip.path and "." not in clip.id and "://" not in clip.path
+            is_path = bare or Path(clip.path).suffix.lower() in SUFFIXES
             is_id = _YOUTUBE.fullmatch(clip.id) and re.search(r"\d|.[A-Z]", clip.id)
             return bool(clip.times or is_path or is_id)
         return False
@@ -227,10 +224,10 @@ def join(files: Sequence[Listed], rows: Sequence[Listed]) -> Joined:
     side. Split, then class decide between several files, and for names that are no YouTube ids they must agree. What
     the first row of a file says holds; further ones only add what it leaves open.
     """
-    files = _with_times(files, rows)
-    left = _with_times(rows, [*files, *rows])
+    timed = _with_times(files, rows)
+    left = _with_times(rows, [*timed, *rows])
     index: dict[str, list[int]] = {}
-    for place, file in enumerate(files):
+    for place, file in enumerate(timed):
         for name in _names(file):
             index.setdefault(name, []).append(place)
     told: dict[int, list[Listed]] = {}
@@ -238,7 +235,7 @@ def join(files: Sequence[Listed], rows: Sequence[Listed]) -> Joined:
     for other_split in (False, True):
         lost: list[Listed] = []
         for row in left:
-            found = next((index[name] for name in _names(row) if name in index), [])
+            found = next((index[name] for name in _names(row) if name in index), ())
             place = _choose(row, files, found, other_split)
             (lost if place is None else told.setdefault(place, [])).append(row)
         left = lost
@@ -258,8 +255,7 @@ def _with_times(clips: Sequence[Listed], others: Sequence[Listed]) -> list[Liste
     for place, clip in enumerate(clips if cuts else ()):
         meant = {times for split, times in cuts.get(clip.id, ()) if not split or clip.split in ("", split)}
         if not clip.times and len(meant) == 1:
-            start, end = meant.pop()
-            timed[place] = replace(clip, start=start, end=end)
+            timed[place] = replace(clip, **dict(zip(("start", "end"), meant.pop(), strict=True)))
     return timed
 
 
@@ -280,7 +276,7 @@ def _choose(row: Listed, files: Sequence[Listed], found: Sequence[int], other_sp
 def _agreement(row: Listed, file: Listed, field: str) -> int:
     """2 if both say the same, or the row's path if not its columns, 1 if one says nothing, and 0 if they differ."""
     asked, given = _same(getattr(row, field)), _same(getattr(file, field))
-    if not asked or not given or (asked != given and asked.isdecimal()):
+    if not asked or not given or (asked != given and (asked.isdecimal() or given.isdecimal())):
         return 1
     return 2 if given == asked or given == _same(getattr(from_path(row.path), field)) else 0
 
@@ -296,11 +292,19 @@ def _completed(file: Listed, rows: Sequence[Listed]) -> Listed:
 
 
 def _names(clip: Listed) -> list[str]:
-    """The id and times; if the id is none of YouTube, after all folders, after fewer of them, and alone."""
-    names = ["_".join(map(str, (clip.id, *(clip.times or ()))))]
-    for folder in [] if _YOUTUBE.fullmatch(clip.id) else reversed(_parts(clip.path)[0] or [clip.class_name]):
-        names.append(f"{_same(folder)}/{names[-1]}")
-    return names[::-1]
+    """What a clip may be called, best first: its id with times, then without if its path has none.
+
+    An id that is none of YouTube counts only after its folders, or after as many as are known.
+    """
+    folders, stem = _parts(clip.path)
+    names = []
+    for times in (clip.times, None) if clip.times and stem == clip.id else (clip.times,):
+        name = "_".join(map(str, (clip.id, *(times or ()))))
+        tails = [name]
+        for folder in [] if _YOUTUBE.fullmatch(clip.id) else reversed(folders or [clip.class_name]):
+            tails.append(f"{_same(folder)}/{tails[-1]}")
+        names += reversed(tails)
+    return names
 
 
 @lru_cache(4096)

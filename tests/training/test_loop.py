@@ -16,11 +16,11 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from rinvid.data.clips import VideoClips
-from rinvid.data.index import Video
+from rinvid.data.videos import open_videos
 from rinvid.models.rin import RINModel
 from rinvid.training.checkpoint import Checkpointer
 from rinvid.training.config import DiffusionConfig, OptimizerConfig, RunConfig
-from rinvid.training.loop import Interrupted, train
+from rinvid.training.loop import Interrupted, train, training_batches
 from rinvid.training.progress import read_metrics
 from tests.helpers import small_model
 from tests.video.make import numbered, write_video
@@ -40,13 +40,14 @@ CONFIG = RunConfig(
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> VideoClips:
-    """Three short videos, decoded into memory."""
+    """Three short videos in a clip cache."""
     folder = tmp_path_factory.mktemp("videos")
-    for number in range(3):
+    for number in range(4):
         write_video(folder / f"{number}.mp4", numbered(FRAMES + 2, SIDE, 40 * number), options={"crf": "8"})
-    found = VideoClips(folder, [Video(f"{number}.mp4", FRAMES + 2) for number in range(3)], FRAMES, 1, SIDE)
-    found.decode_all(show_progress=False)
-    return found
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RINVID_HOME", str(tmp_path_factory.mktemp("home")))
+        videos = open_videos(folder, FRAMES, SIDE, cache_mb=100, show_progress=False)
+    return VideoClips(videos.parts["train"], FRAMES)
 
 
 def network(**changes: Any) -> RINModel:
@@ -58,7 +59,8 @@ def run(
 ) -> RINModel:
     folder.mkdir(exist_ok=True)
     accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=folder)
-    return train(config, model or network(), clips, folder, accelerator, {"seed": config.seed}, **more)
+    batches = training_batches(config, clips, accelerator, more.get("resume"))
+    return train(config, model or network(), batches, folder, accelerator, {"seed": config.seed}, **more)
 
 
 def history(folder: Path) -> list[dict[str, float]]:
