@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rinvid import registry
-from rinvid.data.clips import VideoClips, to_model_range
+from rinvid.data.clips import Failure, VideoClips, to_model_range
 from rinvid.data.decode import choose_backend
 from rinvid.data.loader import Loader, held_out
 from rinvid.data.videos import Videos, open_videos
@@ -121,7 +121,7 @@ class HeldOut(NamedTuple):
 
     frames: NDArray[np.uint8]
     labels: Tensor | None
-    left_out: list[str]
+    left_out: list[Failure]
 
 
 def _held_out(config: RunConfig, clips: VideoClips, count: int) -> HeldOut:
@@ -129,8 +129,6 @@ def _held_out(config: RunConfig, clips: VideoClips, count: int) -> HeldOut:
     frames, labels, left_out = held_out(
         clips, count, workers=data.num_workers, start_method=data.start_method, timeout=data.timeout
     )
-    for line in left_out:
-        logger.warning("left out %s", line)
     return HeldOut(frames, labels if config.model.get("num_classes") else None, left_out)
 
 
@@ -238,8 +236,8 @@ def _data_facts(config: RunConfig, videos: Videos, truth: HeldOut, batches: Load
         "fingerprint": videos.fingerprint,
         "videos": {name: len(part) for name, part in videos.parts.items()},
         "left_out": {"count": len(videos.left_out), "first": [list(pair) for pair in videos.left_out[:_NAMED]]},
-        "held_out_left_out": truth.left_out[:_NAMED],
-        "replaced": {"count": batches.replaced, "first": list(batches.broken.items())[:_NAMED]},
+        "held_out_left_out": [list(failure) for failure in truth.left_out[:_NAMED]],
+        "replaced": {"count": batches.replaced, "first": [list(pair) for pair in batches.broken.items()][:_NAMED]},
         "clip_frames": truth.frames.shape[1],
         "fps": config.data.fps,
         "resize": config.data.resize,

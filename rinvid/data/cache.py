@@ -65,7 +65,7 @@ class CacheFolder:
 
 def is_cache(root: Path) -> bool:
     """Whether a folder is a clip cache that is finished."""
-    return (root / MANIFEST).is_file()
+    return (root / MANIFEST).is_file() and (root / INDEX).is_file() and (root / DATA).is_dir()
 
 
 def open_cache(root: Path) -> CacheFolder:

@@ -12,13 +12,28 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rinvid.data.decode import frame_span
-from rinvid.data.readers import Frames, VideoError
-from rinvid.data.sampler import Request
+from rinvid.data.readers import Frames, VideoError, first_line
+from rinvid.data.sampler import Request, as_request
 from rinvid.data.sources import VideoSource
 
 ClipRule = Literal["random", "first", "centre", "all"]
 # So many videos are tried in the place of a broken one.
 _TRIES = 10
+
+
+class Failure(NamedTuple):
+    """What could not be read, and why, in one line."""
+
+    name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+    @classmethod
+    def of(cls, name: str, error: Exception) -> Failure:
+        """The failure that an exception tells of, whose text may begin with the name."""
+        return cls(name, first_line(error).removeprefix(f"{name}: "))
 
 
 class Batch(NamedTuple):
@@ -27,12 +42,12 @@ class Batch(NamedTuple):
     Attributes:
         samples: uint8, clips (B, F, H, W, C) or images (B, H, W, C).
         labels: int64 (B,); -1 for a sample without a label.
-        broken: What could not be read and was replaced, one line each that names the file.
+        broken: What could not be read, each try of its own.
     """
 
     samples: Tensor
     labels: Tensor
-    broken: list[str]
+    broken: list[Failure]
 
 
 class VideoClips(Dataset[Batch]):
@@ -96,7 +111,6 @@ class VideoClips(Dataset[Batch]):
             VideoError: The video is broken and is not to be replaced, or all those tried in its place are broken too.
             OSError: The file cannot be read.
         """
-        request = Request(request, (0, request)) if isinstance(request, int) else request
         return self.__getitems__([request])
 
     @property
@@ -104,13 +118,14 @@ class VideoClips(Dataset[Batch]):
         """Shape of a clip (F, H, W, C)."""
         return self.num_frames, self.source.size, self.source.size, 3
 
-    def __getitems__(self, requests: Sequence[Request]) -> Batch:
+    def __getitems__(self, requests: Sequence[Request | int]) -> Batch:
         samples = torch.empty((len(requests), *self.sample_shape), dtype=torch.uint8)
-        return self.fill(requests, samples)
+        return self.fill([as_request(request) for request in requests], samples)
 
     def fill(self, requests: Sequence[Request], samples: Tensor) -> Batch:
         """Write the clips asked for into the memory given, uint8 (B, F, H, W, C)."""
-        places, labels, broken = samples.numpy(), torch.empty(len(requests), dtype=torch.int64), []
+        places, labels = samples.numpy(), torch.empty(len(requests), dtype=torch.int64)
+        broken: list[Failure] = []
         for place, request in enumerate(requests):
             if not 0 <= request.item < len(self):
                 raise IndexError(f"item {request.item} of a data set of {len(self)}")
@@ -120,10 +135,10 @@ class VideoClips(Dataset[Batch]):
             broken += failures
         return Batch(samples, labels, broken)
 
-    def _take(self, request: Request) -> tuple[Frames, int, list[str]]:
+    def _take(self, request: Request) -> tuple[Frames, int, list[Failure]]:
         """The clip asked for, the video it is from, and what was broken on the way."""
         rng = np.random.default_rng(request.seed)
-        item, failures = request.item, []
+        item, failures = request.item, list[Failure]()
         for _ in range(_TRIES if self.replace else 1):
             video, start = self._window(item, rng)
             crop_at = rng.random() if self.crop == "random" else 0.5
@@ -133,7 +148,7 @@ class VideoClips(Dataset[Batch]):
             except (VideoError, OSError) as error:
                 if not self.replace:
                     raise
-                failures.append(str(error))
+                failures.append(Failure.of(self.source.name(video), error))
                 item = int(rng.integers(len(self)))
             else:
                 return clip[:, :, ::-1] if flipped else clip, video, failures

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from rinvid.data.clips import Batch
+from rinvid.data.clips import Batch, Failure
 from rinvid.data.hub import find_column
-from rinvid.data.sampler import Request
+from rinvid.data.readers import first_line
+from rinvid.data.sampler import Request, as_request
 
 Pixels = NDArray[np.uint8]
 _ALIASES = {"val": ("validation", "valid"), "validation": ("val", "valid")}
@@ -28,6 +29,13 @@ _TRIES = 10
 
 class ImageError(ValueError):
     """An image that cannot be read; the text names it."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.failure = Failure(name, reason)
+
+    def __str__(self) -> str:
+        return str(self.failure)
 
 
 class Images:
@@ -73,11 +81,11 @@ class Images:
 
     def __getitem__(self, request: Request | int) -> Batch:
         """A batch of one; a plain number asks with itself as the seed."""
-        request = Request(request, (0, request)) if isinstance(request, int) else request
         return self.__getitems__([request])
 
-    def __getitems__(self, requests: Sequence[Request]) -> Batch:
-        return self.fill(requests, torch.empty((len(requests), *self.sample_shape), dtype=torch.uint8))
+    def __getitems__(self, requests: Sequence[Request | int]) -> Batch:
+        asked = [as_request(request) for request in requests]
+        return self.fill(asked, torch.empty((len(asked), *self.sample_shape), dtype=torch.uint8))
 
     def fill(self, requests: Sequence[Request], samples: Tensor) -> Batch:
         """Write the images asked for into the memory given, uint8 (B, H, W, C).
@@ -86,7 +94,8 @@ class Images:
             IndexError: There is no such image.
             ImageError: An image is broken and is not to be replaced.
         """
-        places, labels, broken = samples.numpy(), [], []
+        places, labels = samples.numpy(), []
+        broken: list[Failure] = []
         for place, request in enumerate(requests):
             if not 0 <= request.item < len(self):
                 raise IndexError(f"item {request.item} of a data set of {len(self)}")
@@ -100,7 +109,7 @@ class Images:
                 except ImageError as error:
                     if not self.replace or attempt == _TRIES - 1:
                         raise
-                    broken.append(str(error))
+                    broken.append(error.failure)
                     item = int(rng.integers(len(self)))
             places[place] = image[:, ::-1] if flipped else image
             labels.append(label)
@@ -122,10 +131,10 @@ class Images:
         try:
             image = fit_image(_open(row[self.image_column]), self.size, self.channels)
         except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ImageError(f"{name}: cannot be read ({str(error).splitlines()[0]})") from error
+            raise ImageError(name, f"cannot be read ({first_line(error)})") from error
         label = int(row[self.label_column]) if self.label_column else -1
         if self.classes and not 0 <= label < len(self.classes):
-            raise ImageError(f"{name}: has the label {label}; labels are 0 to {len(self.classes) - 1}")
+            raise ImageError(name, f"has the label {label}; labels are 0 to {len(self.classes) - 1}")
         return image, label
 
 
@@ -217,7 +226,7 @@ def stream_images(
     data = split_dataset_by_node(images.data.shuffle(seed=seed, buffer_size=buffer), rank=rank, world_size=processes)
     position, epoch = 0, 0
     found: list[tuple[Pixels, int]] = []
-    broken: list[str] = []
+    broken: list[Failure] = []
     while True:
         data.set_epoch(epoch)
         before = position
@@ -230,7 +239,7 @@ def stream_images(
             except ImageError as error:
                 if not images.replace:
                     raise
-                broken.append(str(error))
+                broken.append(error.failure)
                 continue
             flipped = images.flip and np.random.default_rng((seed, rank, position)).random() < 0.5
             found.append((image[:, ::-1] if flipped else image, label))

@@ -7,14 +7,14 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, cycle
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from rinvid.data.clips import Batch, VideoClips
+from rinvid.data.clips import Batch, Failure, VideoClips
 from rinvid.data.readers import Frames, VideoError
 
 logger = logging.getLogger(__name__)
@@ -75,6 +75,15 @@ class Items(Protocol):
         """Write the samples asked for into ``samples``; the batch may hold fewer than were asked for."""
 
 
+class _Read(NamedTuple):
+    """A batch as it comes from a worker, without its samples."""
+
+    slot: int
+    samples: int
+    labels: list[int]
+    broken: list[Failure]
+
+
 class _Ring(Dataset[Batch]):
     """The items as a worker reads them: into memory that all processes share and that is used again and again.
 
@@ -85,17 +94,24 @@ class _Ring(Dataset[Batch]):
         self.items, self.desk = items, desk
         self.samples = torch.empty((slots, batch_size, *items.sample_shape), dtype=torch.uint8).share_memory_()
 
-    def __getitems__(self, asked: tuple[int, list[Any]]) -> tuple[int, int, list[int], list[str]]:
+    def __getitems__(self, asked: tuple[int, list[Any]]) -> _Read | Exception:
         slot, requests = asked
         self.items.on_read = self.desk.note
-        batch = self.items.fill(requests, self.samples[slot, : len(requests)])
-        self.desk.note("")
-        # Not as a tensor: that would come in shared memory of its own.
-        return slot, len(batch.samples), batch.labels.tolist(), batch.broken
+        try:
+            batch = self.items.fill(requests, self.samples[slot, : len(requests)])
+        except (ValueError, OSError) as error:
+            # To be raised in the main process as it is: torch would make its traceback the message.
+            return error
+        finally:
+            self.desk.note("")
+        # Labels not as a tensor: that would come in shared memory of its own.
+        return _Read(slot, len(batch.samples), batch.labels.tolist(), batch.broken)
 
-    def batch(self, slot: int, count: int, labels: list[int], broken: list[str]) -> Batch:
+    def batch(self, read: _Read | Exception) -> Batch:
         """In the main process: what a worker has read."""
-        return Batch(self.samples[slot, :count], torch.tensor(labels), broken)
+        if isinstance(read, Exception):
+            raise read
+        return Batch(self.samples[read.slot, : read.samples], torch.tensor(read.labels), read.broken)
 
 
 class Loader:
@@ -110,12 +126,12 @@ class Loader:
         start_method: How they are started. Under "fork" they inherit the locks of this process's threads.
         pin_memory: Give out samples in memory from which copies to a GPU need not wait.
         timeout: Seconds without a batch after which a worker counts as stuck.
-        max_broken: Share of samples that may be broken, from the first 200 on.
+        max_broken: Share of reads that may fail, from the first 200 samples on.
 
     Attributes:
         drawn: Samples given out.
         broken: Reasons of what was broken, by file.
-        replaced: Samples that stand in the place of broken ones.
+        replaced: Reads that failed, after each of which another item was tried.
     """
 
     def __init__(
@@ -140,7 +156,7 @@ class Loader:
             return
         # A slot more than batches that are on their way: the one that was given out last.
         slots = workers * _PREFETCH + 2
-        first = next(requests)
+        first = next(requests, [])
         ring = _Ring(items, self._desk, slots, len(first))
         self._reader = iter(
             DataLoader(
@@ -154,7 +170,7 @@ class Loader:
                 multiprocessing_context=start_method,
             )
         )
-        self._batches = (ring.batch(*read) for read in self._reader)
+        self._batches = map(ring.batch, self._reader)
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -184,17 +200,16 @@ class Loader:
 
     def _count(self, batch: Batch) -> None:
         self.drawn += len(batch.samples)
-        for line in batch.broken:
+        for failure in batch.broken:
             self.replaced += 1
-            name, _, reason = line.partition(": ")
-            if name not in self.broken:
-                self.broken[name] = reason
-                logger.warning("replaced %s", line)
-        if self.drawn >= _JUDGED_FROM and self.replaced > self.max_broken * self.drawn:
-            name, reason = next(reversed(self.broken.items()))
+            if failure.name not in self.broken:
+                self.broken[failure.name] = failure.reason
+                logger.warning("cannot read %s: %s", *failure)
+        if self.drawn >= _JUDGED_FROM and self.replaced > self.max_broken * (self.drawn + self.replaced):
+            last = Failure(*next(reversed(self.broken.items())))
             raise VideoError(
-                f"{self.replaced} of {self.drawn} samples are broken, more than max_broken={self.max_broken:g} allows; "
-                f"the last: {name}: {reason}"
+                f"{self.replaced} of {self.drawn + self.replaced} reads failed, more than "
+                f"max_broken={self.max_broken:g} allows; the last: {last}"
             )
 
 
@@ -213,11 +228,11 @@ class _Windows:
         try:
             np.copyto(samples[0].numpy(), self.clips.window(video, start))
         except (VideoError, OSError) as error:
-            return Batch(samples[:0], label, [str(error)])
+            return Batch(samples[:0], label, [Failure.of(self.clips.source.name(video), error)])
         return Batch(samples, label, [])
 
 
-def held_out(clips: VideoClips, count: int, **options: Any) -> tuple[Frames, Tensor, list[str]]:
+def held_out(clips: VideoClips, count: int, **options: Any) -> tuple[Frames, Tensor, list[Failure]]:
     """Up to ``count`` windows spread evenly over the videos, read once and never replaced.
 
     Args:
@@ -226,15 +241,18 @@ def held_out(clips: VideoClips, count: int, **options: Any) -> tuple[Frames, Ten
         **options: workers, start_method and timeout of :class:`Loader`.
 
     Returns:
-        uint8 (N, F, size, size, 3); their labels (N,); and one line for each window that could not be read, which
-        makes N smaller.
+        uint8 (N, F, size, size, 3); their labels (N,); and each window that could not be read, which makes N smaller.
 
     Raises:
         VideoError: No window can be read.
+        ValueError: ``count`` is less than 1.
     """
+    if count < 1:
+        raise ValueError(f"there must be at least one held-out clip, got {count=}")
     windows = clips.spread(count)
     loader = Loader(_Windows(clips), [[window] for window in windows], **options)
-    samples, labels, left_out = [], [], []
+    samples, labels = [], []
+    left_out: list[Failure] = []
     for batch in loader:
         left_out += batch.broken
         if not batch.broken:

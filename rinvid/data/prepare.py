@@ -107,6 +107,11 @@ def _rows(index: VideoIndex, settings: CacheSettings) -> list[Row]:
     return [row for row in rows if row["kept"]]
 
 
+def fingerprint(index: VideoIndex, settings: CacheSettings) -> str:
+    """Hash of all that decides what a cache of these videos will hold."""
+    return str(_plan(index, _rows(index, settings), settings)["fingerprint"])
+
+
 def _plan(index: VideoIndex, rows: list[Row], settings: CacheSettings) -> Row:
     """All that decides what the cache will hold, as JSON data."""
     digest = hashlib.sha256(json.dumps([VERSION, asdict(settings)]).encode())

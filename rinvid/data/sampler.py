@@ -17,6 +17,11 @@ class Request(NamedTuple):
     seed: tuple[int, int]
 
 
+def as_request(asked: Request | int) -> Request:
+    """A plain number as a request, with itself as the seed."""
+    return asked if isinstance(asked, Request) else Request(int(asked), (0, int(asked)))
+
+
 class ResumableSampler(Sampler[list[Request]]):
     """Endless batches of requests: each epoch is a permutation given by (seed, epoch).
 
@@ -32,12 +37,17 @@ class ResumableSampler(Sampler[list[Request]]):
         start: Position in the global order to begin at, which is the number of samples seen already.
 
     Raises:
-        ValueError: ``processes`` does not divide ``global_batch``, or there are no items.
+        ValueError: ``processes`` does not divide ``global_batch``, there are no items, or a number is out of range.
     """
 
     def __init__(
         self, length: int, global_batch: int, processes: int = 1, rank: int = 0, seed: int = 0, start: int = 0
     ) -> None:
+        if global_batch < 1 or processes < 1 or not 0 <= rank < processes or start < 0:
+            raise ValueError(
+                "a sampler needs global_batch and processes of at least 1, rank below processes and start >= 0, "
+                f"got {global_batch=}, {processes=}, {rank=}, {start=}"
+            )
         if global_batch % processes:
             raise ValueError(f"batch_size={global_batch} does not divide over {processes} processes")
         if length < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ import pyarrow.compute as pc
 from rinvid.data.cache import CacheFolder, CacheSettings, check_settings, is_cache, open_cache, select_cached
 from rinvid.data.decode import Backend, Resize, frame_span
 from rinvid.data.home import home
-from rinvid.data.index import LeftOut, Selection, VideoIndex, select
-from rinvid.data.prepare import prepare
+from rinvid.data.index import LeftOut, VideoIndex, select
+from rinvid.data.prepare import fingerprint, prepare
 from rinvid.data.scan import cores, scan
 from rinvid.data.sources import VideoFiles, VideoSource
 
@@ -87,7 +86,7 @@ def open_videos(
     )
     selection = select(found, num_frames, stride, fps)
     if _decoded_bytes(found, size) <= cache_mb * 2**20:
-        folder = _own_cache(found, selection, CacheSettings(size, resize), backend, show_progress)
+        folder = _own_cache(found, CacheSettings(size, resize), backend, show_progress)
         return _cached(root, open_cache(folder), num_frames, stride, fps, selection.left_out)
     parts = {
         name: VideoFiles(root, table, size, selection.classes, backend, stride, fps, resize)
@@ -105,11 +104,9 @@ def _cached(
     return Videos(root, parts, selection.classes, left_out + broken, selection.fingerprint, f"clip cache {cache.root}")
 
 
-def _own_cache(
-    index: VideoIndex, selection: Selection, settings: CacheSettings, backend: Backend, show_progress: bool
-) -> Path:
+def _own_cache(index: VideoIndex, settings: CacheSettings, backend: Backend, show_progress: bool) -> Path:
     """The clip cache of a folder that nobody prepared one for."""
-    key = hashlib.sha256(f"{index.root.resolve()} {selection.fingerprint} {settings}".encode()).hexdigest()[:16]
+    key = fingerprint(index, settings)
     folder = home() / "clips" / f"{index.root.resolve().name}-{settings.size}-{key}"
     if not is_cache(folder):
         prepare(index, folder, settings, workers=cores(), backend=backend, show_progress=show_progress)

@@ -197,7 +197,7 @@ def test_a_part_may_be_given(saved: Path, loader: str) -> None:
 
 
 @each_loader
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"])
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler"])
 def test_schedulers_of_diffusers(tmp_path: Path, name: str, loader: str) -> None:
     pipe = image_pipeline()
     pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)

@@ -209,7 +209,7 @@ def test_a_broken_video_is_replaced() -> None:
     replacements = Counter(video for video, _ in places(batch))
     assert replacements.keys() == {0, 3, 4, 5, 6, 7}  # drawn, not simply the next
     assert batch.labels.tolist() == [video % 3 for video, _ in places(batch)]
-    assert Counter(batch.broken).keys() == {f"folder/{video}.mp4: is broken: at once" for video in (1, 2)}
+    assert Counter(batch.broken).keys() == {(f"folder/{video}.mp4", "is broken: at once") for video in (1, 2)}
     assert 230 < len(batch.broken) < 300  # a quarter of those drawn are broken as well
     again = make(source=Pictures([20] * 8, broken={1, 2}), replace=True).__getitems__(requests(200, item=1))
     assert equal(batch, again)

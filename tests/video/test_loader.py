@@ -29,6 +29,7 @@ from tests.video.test_clips import VIDEO, Pictures
 from tests.video.test_sources import write_table
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 STARTS: tuple[StartMethod, ...] = ("fork", "spawn")
 
 
@@ -44,9 +45,10 @@ def requests(items: Sequence[int], batch: int = 1) -> list[list[Request]]:
 
 
 def take(loader: Loader, count: int | None = None) -> list[Batch]:
-    batches = [batch._replace(samples=batch.samples.clone()) for batch in itertools.islice(loader, count)]
-    loader.close()
-    return batches
+    try:
+        return [batch._replace(samples=batch.samples.clone()) for batch in itertools.islice(loader, count)]
+    finally:
+        loader.close()
 
 
 def assert_equal(first: Sequence[Batch], second: Sequence[Batch]) -> None:
@@ -84,6 +86,7 @@ class Deadly(Pictures):
 
     def read(self, video: int, start: int, num_frames: int, crop_at: float = 0.5) -> Frames:
         if video == 3:
+            time.sleep(0.3)  # by then the loader waits for this batch
             if self.killed:
                 os.kill(os.getpid(), signal.SIGKILL)
             os._exit(3)
@@ -226,7 +229,7 @@ def test_broken_files_are_counted_and_named_once(workers: int, caplog: pytest.Lo
     assert loader.replaced == sum(len(batch.broken) for batch in batches) >= 4
     assert loader.drawn == 6
     assert sorted(record.getMessage() for record in caplog.records) == [
-        f"replaced folder/{video}.mp4: is broken: at once" for video in (2, 5)
+        f"cannot read folder/{video}.mp4: is broken: at once" for video in (2, 5)
     ]
 
 
@@ -234,7 +237,7 @@ def test_too_many_broken_samples_stop_the_run() -> None:
     clips = VideoClips(Pictures([20] * 10, broken={2, 5}), 4, replace=True)
     loader = Loader(clips, ResumableSampler(10, 10), max_broken=0.1)
     with pytest.raises(
-        VideoError, match=r"^\d+ of 200 samples are broken, more than max_broken=0.1 allows; the last: folder/[25].mp4"
+        VideoError, match=r"^\d+ of \d+ reads failed, more than max_broken=0.1 allows; the last: folder/[25].mp4: is"
     ):
         take(loader)
     assert loader.drawn == 200
@@ -253,14 +256,14 @@ def test_nothing_broken_is_needed_to_go_on() -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_held_out_clips_are_never_replaced(workers: int) -> None:
-    clips = VideoClips(Pictures([20, 20, 20, 8, 20], broken={1, 2}), 4, "random", flip=True, replace=True)
-    samples, labels, left_out = held_out(clips, 9, workers=workers, start_method="fork")
-    assert (samples.shape, samples.dtype) == ((5, 4, 4, 4, 3), np.uint8)
+    clips = VideoClips(Pictures([20, 20, 20, 8, 20, 20, 20], broken={1, 2}), 4, "random", flip=True, replace=True)
+    samples, labels, left_out = held_out(clips, 13, workers=workers, start_method="fork")
+    assert (samples.shape, samples.dtype) == ((9, 4, 4, 4, 3), np.uint8)
     found = [(int(clip[0, 0, 0, VIDEO]), int(clip[0, 0, 0, 1])) for clip in samples]
-    assert found == [(0, 0), (3, 0), (4, 0), (0, 7), (4, 7)]
+    assert found == [*((video, 0) for video in (0, 3, 4, 5, 6)), *((video, 7) for video in (0, 4, 5, 6))]
     assert (samples[..., 2] == np.arange(4)).all()  # not mirrored
-    assert labels.tolist() == [0, 0, 1, 0, 1]
-    assert left_out == [f"folder/{video}.mp4: is broken: at once" for video in (1, 2, 1, 2)]
+    assert labels.tolist() == [video % 3 for video, _ in found]
+    assert left_out == [(f"folder/{video}.mp4", "is broken: at once") for video in (1, 2, 1, 2)]
     assert multiprocessing.active_children() == []
 
 
@@ -273,6 +276,23 @@ def test_few_held_out_clips_are_spread() -> None:
 def test_none_of_the_held_out_clips_can_be_read() -> None:
     with pytest.raises(VideoError, match=r"^none of 4 held-out clips can be read; the first: folder/0\.mp4: is broken"):
         held_out(VideoClips(Pictures(broken=range(4)), 4), 4)
+
+
+def test_held_out_clips_may_be_mostly_broken() -> None:
+    clips = VideoClips(Pictures([4] * 500, broken=range(240, 500)), 4)
+    samples, _, left_out = held_out(clips, 500)
+    assert (len(samples), len(left_out)) == (240, 260)
+    with pytest.raises(ValueError, match="at least one held-out clip"):
+        held_out(clips, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_in_a_worker_is_one_line(workers: int) -> None:
+    loader = Loader(VideoClips(Pictures([20] * 4, broken={1}), 4), requests([1, 1], 2), workers, "fork")
+    with pytest.raises(VideoError) as caught:
+        take(loader)
+    assert str(caught.value) == "folder/1.mp4: is broken: at once"
+    loader.close()
 
 
 # -- memory

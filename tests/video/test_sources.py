@@ -168,6 +168,6 @@ def test_a_file_that_breaks_off_is_replaced(root: Path, tmp_path: Path) -> None:
     assert shown[0] == 0
     assert shown[1] in (0, 2)
     assert shown[2] == 2
-    assert {line.partition(": ")[0] for line in batch.broken} == {str(broken)}
+    assert {failure.name for failure in batch.broken} == {str(broken)}
     with pytest.raises(VideoError, match=f"^{broken}: (broken|has 12 frames)"):
         VideoClips(source, 9, "centre").__getitems__(requests)
