@@ -275,9 +275,10 @@ def _merge(index: VideoIndex, out: Path, files: dict[str, list[Row]], plan: Row)
     schema = SCHEMA.append(pa.field("file", pa.int32())).append(pa.field("row", pa.int32()))
     table = pa.table({field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema})
     VideoIndex(out, table, {"fingerprint": plan["fingerprint"]}).save(out / INDEX)
+    splits = sorted({row["split"] for row in rows})
     manifest = {
         **plan,
-        "videos": {split or "all": sum(row["split"] == split for row in rows) for split in {r["split"] for r in rows}},
+        "videos": {split or "all": sum(row["split"] == split for row in rows) for split in splits},
         "frames": sum(row["frames"] for row in rows),
         "left_out": [pair for name in files for pair in facts[name]["left_out"]],
         "files": {name: {"bytes": facts[name]["bytes"], "videos": len(facts[name]["rows"])} for name in files},

@@ -279,7 +279,7 @@ def test_none_of_the_held_out_clips_can_be_read() -> None:
 
 
 def test_held_out_clips_may_be_mostly_broken() -> None:
-    clips = VideoClips(Pictures([4] * 500, broken=range(240, 500)), 4)
+    clips = VideoClips(Pictures([7] * 500, broken=range(240, 500)), 4)
     samples, _, left_out = held_out(clips, 500)
     assert (len(samples), len(left_out)) == (240, 260)
     with pytest.raises(ValueError, match="at least one held-out clip"):
