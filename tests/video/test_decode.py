@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rinvid.data import VideoError, read_clip
-from rinvid.data.decode import choose_backend, open_video
+from rinvid.data.decode import choose_backend, frame_offsets, frame_span, frames_within, open_video
+from tests.video.broken import rotate
 from tests.video.make import numbered, numbers, write_sound, write_video
 
 ROOT = Path(__file__).parents[2]
@@ -323,3 +326,109 @@ def test_one_decoder_a_process(plain: Path) -> None:
     with pytest.raises(ValueError, match="'decord' cannot be loaded beside 'pyav': each brings its own FFmpeg"):
         read_clip(plain, backend="decord")
     assert "decord" not in sys.modules
+
+
+# -- which frames, which part of them
+
+
+@pytest.mark.parametrize("fps", [16.0, 8.0, 5.0, 16.5])
+def test_frames_at_a_rate(plain: Path, fps: float) -> None:
+    expected = [3 + int(number * max(16 / fps, 1) + 0.5) for number in range(6)]
+    assert numbers(read_clip(plain, 3, 6, size=None, fps=fps)) == expected
+    rest = numbers(read_clip(plain, 3, None, size=None, fps=fps))
+    assert rest[:6] == expected
+    assert rest[-1] + max(16 / fps, 1) > COUNT - 1
+
+
+def test_a_rate_that_the_file_has_not(plain: Path) -> None:
+    with pytest.raises(VideoError, match="has 16 frames a second, fewer than the 20 asked for"):
+        read_clip(plain, 0, 4, fps=20)
+
+
+@pytest.mark.parametrize("wrong", [{"fps": 0.0}, {"fps": 8.0, "stride": 2}, {"resize": "squeeze"}, {"crop_at": 1.5}])
+def test_arguments_that_do_not_go_together(plain: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        read_clip(plain, 0, 4, **wrong)
+
+
+def test_frames_within_is_the_inverse_of_frame_span() -> None:
+    for step in (1.0, 1.2, 2.0, 2.5, 7.3):
+        for count in range(1, 40):
+            span = int(frame_span(count, step))
+            assert frame_offsets(count, step)[-1] + 1 == span
+            assert frames_within(span, step) == count
+            assert frames_within(span - 1, step) == count - 1
+    assert frame_span(4, np.array([1.0, 2.5])).tolist() == [4, 9]
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames of 32x96 in three squares: dark, grey, light."""
+    frames = np.repeat(np.array([20, 120, 220], np.uint8), 32)[None, None, :, None].repeat(32, 1).repeat(16, 0)
+    return write_video(tmp_path_factory.mktemp("wide") / "wide.mp4", frames.repeat(3, 3), options={"crf": "1"})
+
+
+@pytest.mark.parametrize(("crop_at", "value"), [(0.0, 20), (0.5, 120), (1.0, 220)])
+def test_where_the_square_lies(wide: Path, crop_at: float, value: int) -> None:
+    clip = read_clip(wide, 0, 2, size=16, crop_at=crop_at).astype(int)
+    assert np.abs(clip[:, :, 2:-2] - value).max() < 12
+
+
+def test_stretching_keeps_the_whole_frame(wide: Path) -> None:
+    clip = read_clip(wide, 0, 2, size=24, resize="stretch").astype(int)
+    assert clip.shape == (2, 24, 24, 3)
+    for column, value in ((3, 20), (12, 120), (20, 220)):
+        assert np.abs(clip[:, :, column] - value).max() < 12
+
+
+ROTATED = """
+import sys, numpy as np
+from rinvid.data import read_clip
+clip = read_clip(sys.argv[1], 0, 2, size=None, backend=sys.argv[2])[0, ..., 0].astype(int)
+third = [part.mean() for part in np.array_split(clip, 3, axis=int(clip.shape[0] < clip.shape[1]))]
+print(*clip.shape, *("dark" if v < 70 else "light" if v > 170 else "grey" for v in third), sep=" ")
+"""
+
+
+@pytest.mark.parametrize("backend", ["pyav", "decord"])
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    # Turned clockwise by 90 degrees, what is on the left comes to the top.
+    [(90, "96 32 dark grey light"), (180, "32 96 light grey dark"), (270, "96 32 light grey dark")],
+)
+def test_turned_videos_are_read_upright(wide: Path, tmp_path: Path, backend: str, degrees: int, expected: str) -> None:
+    path = tmp_path / "turned.mp4"
+    path.write_bytes(wide.read_bytes())
+    rotate(path, degrees)
+    command = [sys.executable, "-c", ROTATED, str(path), backend]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == expected
+
+
+# -- which decoder
+
+
+def test_auto_says_once_what_it_has_chosen(plain: Path) -> None:
+    code = f"from rinvid.data import read_clip; [read_clip({str(plain)!r}) for _ in range(2)]"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (found.stdout, found.stderr) == ("", "videos are read with pyav\n")
+
+
+def test_decord_is_kept_out_of_processes_that_use_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("av", "decord"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(ValueError, match="'decord' cannot be loaded into a process that uses CUDA"):
+        choose_backend("decord")
+
+
+def test_every_container_is_opened_in_a_with_statement() -> None:
+    loose = []
+    for path in (ROOT / "rinvid").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        kept = {item.context_expr for node in ast.walk(tree) if isinstance(node, ast.With) for item in node.items}
+        loose += [
+            path.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "av.open" and node not in kept
+        ]
+    assert loose == ["readers.py"]  # PyAVReader's own, which its close() closes
