@@ -6,7 +6,7 @@ Preprocessing as in the RIN paper: the largest centre square, resized with antia
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,8 @@ def open_images(
         channels: 3 for RGB, 1 for grey.
         flip: Mirror half of the images left to right.
         replace: Replace broken images, see :class:`Images`.
-        streaming: Do not download first; such images can only be read in order, see :func:`stream_images`.
+        streaming: Do not download first; such images can only be read in order, see
+            :func:`rinvid.data.stream.stream_images`.
 
     Raises:
         FileNotFoundError: No such data set.
@@ -195,61 +196,6 @@ def open_images(
     assert image is not None
     data = data.cast_column(image, datasets.Image(decode=False))
     return Images(data, image, label, size, channels, flip, replace)
-
-
-def stream_images(
-    images: Images,
-    batch_size: int,
-    seed: int = 0,
-    start: int = 0,
-    processes: int = 1,
-    rank: int = 0,
-    buffer: int = 1000,
-) -> Iterator[Batch]:
-    """Endless batches of streamed images; each epoch is shuffled by (seed, epoch) within a buffer.
-
-    Args:
-        images: Opened with ``streaming=True``.
-        batch_size: Images a batch, in this process.
-        seed: Seed of the order and the flips.
-        start: Images of this process that were seen already; they are read past.
-        processes: How many processes share the stream.
-        rank: Which share is this process's.
-        buffer: Images that the shuffling looks ahead.
-
-    Raises:
-        ImageError: An image is broken and is not to be replaced; otherwise it is passed over and named in its batch.
-        ValueError: The stream holds no image.
-    """
-    from datasets.distributed import split_dataset_by_node
-
-    data = split_dataset_by_node(images.data.shuffle(seed=seed, buffer_size=buffer), rank=rank, world_size=processes)
-    position, epoch = 0, 0
-    found: list[tuple[Pixels, int]] = []
-    broken: list[Failure] = []
-    while True:
-        data.set_epoch(epoch)
-        before = position
-        for row in data:
-            position += 1
-            if position <= start:
-                continue
-            try:
-                image, label = images.convert(row, f"image {position - 1} of the stream")
-            except ImageError as error:
-                if not images.replace:
-                    raise
-                broken.append(error.failure)
-                continue
-            flipped = images.flip and np.random.default_rng((seed, rank, position)).random() < 0.5
-            found.append((image[:, ::-1] if flipped else image, label))
-            if len(found) == batch_size:
-                samples, labels = zip(*found, strict=True)
-                yield Batch(torch.from_numpy(np.stack(samples)), torch.tensor(labels), broken)
-                found, broken = [], []
-        if position == before:
-            raise ValueError("the stream holds no images")
-        epoch += 1
 
 
 def fit_image(image: Image.Image, size: int, channels: int = 3) -> Pixels:

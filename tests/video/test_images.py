@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from rinvid.data.digit_images import digit_images_root
-from rinvid.data.images import ImageError, Images, fit_image, open_images, stream_images
+from rinvid.data.images import ImageError, Images, fit_image, open_images
 from rinvid.data.loader import Loader
 from rinvid.data.sampler import Request, ResumableSampler
+from rinvid.data.stream import stream_images
 
 SIDE = 8
 
@@ -185,6 +186,19 @@ def test_processes_share_a_stream(tmp_path: Path) -> None:
     root = parquet(tmp_path / "data", table(8))
     parts = [values(stream(root, processes=2, rank=rank), 2) for rank in range(2)]
     assert sorted(parts[0] + parts[1]) == [20 * n for n in range(8)]
+
+
+def test_a_broken_image_of_a_stream_is_named_or_passed_over(tmp_path: Path) -> None:
+    data = table(4).to_dict()
+    data["img"][2] = {"bytes": b"no image", "path": None}
+    features = datasets.Features({"img": datasets.Image(decode=False), "label": datasets.ClassLabel(names=["a", "b"])})
+    root = parquet(tmp_path / "data", datasets.Dataset.from_dict(data, features=features))
+    with pytest.raises(ImageError, match="of the stream: cannot be read"):
+        values(stream(root), 4)
+    images = open_images(str(root), SIDE, streaming=True, replace=True)
+    batches = [next(found) for found in [stream_images(images, 3)] for _ in range(2)]
+    assert sorted(batches[0].samples[:, 0, -1, 0].tolist()) == [0, 20, 60]
+    assert sum(len(batch.broken) for batch in batches) >= 1
 
 
 # -- squares

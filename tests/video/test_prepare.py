@@ -24,6 +24,7 @@ from rinvid.data.prepare import prepare
 from rinvid.data.readers import VideoError
 from rinvid.data.sampler import ResumableSampler
 from rinvid.data.scan import scan
+from rinvid.data.stream import stream_clips
 from rinvid.data.videos import open_videos
 from tests.video.make import numbered, write_video
 
@@ -88,6 +89,24 @@ def test_datasets_reads_and_streams_it(index: VideoIndex, tmp_path: Path, monkey
         assert [row["path"] for row in found] == [f"train/{'ab'[n % 2]}/{n}.mp4" for n in (0, 2, 4, 1, 3)]
         frames = np.frombuffer(found[0]["frames"], np.uint8).reshape(found[0]["num_frames"], SIZE, SIZE, 3)
         assert np.array_equal(frames, read_clip(tmp_path / "videos/train/a/0.mp4", 0, None, size=SIZE))
+
+
+def test_clips_out_of_a_stream(index: VideoIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    make(index, tmp_path / "cache")
+    files = str(tmp_path / "cache" / "data" / "train-*.arrow")
+    rows = datasets.load_dataset("arrow", data_files=files, split="train", streaming=True)
+    expected = {
+        read_clip(tmp_path / f"videos/train/{'ab'[n % 2]}/{n}.mp4", start, 12, 2, SIZE).tobytes(): n % 2
+        for n in (3, 4)  # the others are too short for 12 frames at a distance of 2
+        for start in range(20 + n - 22)
+    }
+    batches = stream_clips(rows, 12, 1, stride=2, buffer=3)
+    first = [next(batches) for _ in range(12)]
+    assert {batch.samples[0].numpy().tobytes(): int(batch.labels) for batch in first}.items() <= expected.items()
+    assert {line.reason for batch in first for line in batch.broken} == {
+        f"train/{'ab'[n % 2]}/{n}.mp4: has {20 + n} frames, a clip needs 23" for n in range(3)
+    }
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
