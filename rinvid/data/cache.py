@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from rinvid.data.decode import Resize, frame_offsets
 from rinvid.data.index import Selection, VideoIndex, select
 from rinvid.data.readers import Frames
-from rinvid.data.sources import VideoSource, VideoTable
+from rinvid.data.sources import ListedVideos, VideoTable
 
 MANIFEST = "manifest.json"
 INDEX = "index.parquet"
@@ -100,7 +99,7 @@ def check_settings(cache: CacheFolder, wanted: CacheSettings) -> None:
             raise ValueError(f"{cache.root}: is a clip cache with {name}={has}, this run wants {name}={wants}")
 
 
-class CachedVideos(VideoSource):
+class CachedVideos(ListedVideos):
     """Videos of a clip cache; a clip is a slice of a memory-mapped file.
 
     Args:
@@ -121,19 +120,8 @@ class CachedVideos(VideoSource):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": {}}
 
-    @property
-    def frames(self) -> NDArray[np.int32]:
-        return self.table.column("frames")
-
-    @property
-    def steps(self) -> NDArray[np.float64]:
-        return self.table.column("step")
-
     def name(self, video: int) -> str:
         return f"{self.root / DATA / self.files[self.table.column('file')[video]]} ({self.table.path(video)})"
-
-    def label(self, video: int) -> int:
-        return int(self.table.column("label")[video])
 
     def read(self, video: int, start: int, num_frames: int, crop_at: float = 0.5) -> Frames:
         chunk = self._column(int(self.table.column("file")[video])).chunk(int(self.table.column("row")[video]))

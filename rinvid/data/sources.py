@@ -84,7 +84,24 @@ class VideoTable:
         return str(self._table["path"][row].as_py())
 
 
-class VideoFiles(VideoSource):
+class ListedVideos(VideoSource):
+    """Videos whose facts stand in a table."""
+
+    table: VideoTable
+
+    @property
+    def frames(self) -> NDArray[np.int32]:
+        return self.table.column("frames")
+
+    @property
+    def steps(self) -> NDArray[np.float64]:
+        return self.table.column("step")
+
+    def label(self, video: int) -> int:
+        return int(self.table.column("label")[video])
+
+
+class VideoFiles(ListedVideos):
     """Video files below a folder, decoded when they are asked for.
 
     Args:
@@ -112,19 +129,8 @@ class VideoFiles(VideoSource):
         self.root, self.table, self.size, self.classes = root, table, size, tuple(classes)
         self.backend, self.stride, self.fps, self.resize = backend, stride, fps, resize
 
-    @property
-    def frames(self) -> NDArray[np.int32]:
-        return self.table.column("frames")
-
-    @property
-    def steps(self) -> NDArray[np.float64]:
-        return self.table.column("step")
-
     def name(self, video: int) -> str:
         return str(self.root / self.table.path(video))
-
-    def label(self, video: int) -> int:
-        return int(self.table.column("label")[video])
 
     def read(self, video: int, start: int, num_frames: int, crop_at: float = 0.5) -> Frames:
         path = self.root / self.table.path(video)
