@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from rinvid.data.annotations import SUFFIXES
 from rinvid.data.home import home, whole_folder
+from rinvid.data.layouts import SUFFIXES
 
 
 def dataset_folder(

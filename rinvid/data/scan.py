@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from rinvid.data.annotations import SUFFIXES, Listed, find_annotations, from_path, join, read_annotations
 from rinvid.data.decode import Backend, choose_backend
 from rinvid.data.home import home
 from rinvid.data.index import SCHEMA, STATUSES, VideoIndex
+from rinvid.data.layouts import SUFFIXES, Listed, find_annotations, from_path, join, read_annotations
 from rinvid.data.probe import Probe, Prober
 
 # Change it whenever a probe would find something else in the same file.
